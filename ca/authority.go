@@ -1,0 +1,219 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"hallmark/ca/profile"
+)
+
+// State is where an authority stands.
+type State string
+
+// The states.
+const (
+	StatePending State = "pending" // has a key and a CSR, waits for its certificate
+	StateActive  State = "active"
+	StateClosed  State = "closed" // issues nothing more, still signs lists (S2)
+)
+
+// Authority is a certification authority as it is stored. A root is stored
+// without a key: its key is never on this machine.
+type Authority struct {
+	Name        string
+	Tenant      string
+	Duty        profile.Duty
+	State       State
+	KeyURI      string
+	CSR         []byte // DER, while pending
+	Certificate []byte // DER
+	// BaseURL is the start of the URLs in its certificates, frozen when the
+	// authority is made (S3); lists are at BaseURL/crl/NAME/SHARD.crl.
+	BaseURL string
+	// Shards is how many lists its certificates are spread over; at least 1.
+	Shards int
+	// IssueUntil ends issuance before the certificate ends (S2); zero means at its end.
+	IssueUntil time.Time
+	CreatedAt  time.Time
+}
+
+// Authorities persists authorities. Contract: Install makes a pending authority
+// active, or stores a root, and refuses (ErrAuthorityExists) one that has a
+// certificate; rows are protected against other writers (S32).
+type Authorities interface {
+	Authorities(ctx context.Context) ([]Authority, error)
+	CreateAuthority(ctx context.Context, a Authority) error
+	InstallAuthority(ctx context.Context, a Authority) error
+	SetAuthorityState(ctx context.Context, name string, s State) error
+}
+
+// Key signs for an authority.
+type Key interface {
+	crypto.Signer
+	SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error)
+}
+
+// Keys opens the key of an authority by its URI.
+type Keys interface {
+	Key(ctx context.Context, uri string) (Key, error)
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
+// ValidName checks an authority's name; it becomes part of URLs for decades.
+func ValidName(name string) error {
+	if !namePattern.MatchString(name) {
+		return ErrInvalidRequest.New("The authority name %q is not 1 to 32 characters of a-z, 0-9 and -.", name)
+	}
+	return nil
+}
+
+// ValidBaseURL checks the base of the URLs that certificates carry (S3).
+// Production mode refuses what will not be there in ten years.
+func ValidBaseURL(base string, production bool) error {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(base, "/") {
+		return ErrInvalidRequest.New("The base URL %q must be http://NAME without a slash at its end: lists are signed themselves and fetched without TLS.", base)
+	}
+	if !production {
+		return nil
+	}
+	host := u.Hostname()
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" || strings.HasSuffix(host, ".localhost") || !strings.Contains(host, ".") {
+		return ErrInvalidRequest.New("In production mode the base URL needs a DNS name that you own, not %q.", host)
+	}
+	if p := u.Port(); p != "" && p != "80" {
+		return ErrInvalidRequest.New("In production mode the base URL cannot have port %s: it is frozen into certificates.", p)
+	}
+	return nil
+}
+
+// ListBase is the URL of the directory of an authority's lists.
+func (a *Authority) ListBase() string { return a.BaseURL + "/crl/" + a.Name }
+
+// OCSPURL is the URL of the OCSP responder of an authority.
+func (a *Authority) OCSPURL() string { return a.BaseURL + "/ocsp/" + a.Name }
+
+// CertURL is the URL of the authority's own certificate.
+func (a *Authority) CertURL() string { return a.BaseURL + "/ca/" + a.Name + ".cer" }
+
+// Shard is the list that would hold a serial number: a hash of it, so that
+// neither order nor station can be read from the list's name.
+func (a *Authority) Shard(s Serial) int {
+	if a.Shards <= 1 {
+		return 0
+	}
+	sum := sha256.Sum256(s[:])
+	return int(binary.BigEndian.Uint64(sum[:8]) % uint64(a.Shards))
+}
+
+// authority is an Authority that is loaded.
+type authority struct {
+	Authority
+	cert      *x509.Certificate
+	key       Key // nil for a root
+	sigAlg    []byte
+	hash      crypto.Hash
+	templates map[profile.Name]*profile.Template
+}
+
+// load parses and checks an authority, opens its key, and compiles the
+// templates of the profiles it serves.
+func load(ctx context.Context, a Authority, keys Keys, arc string) (*authority, error) {
+	c, err := x509.ParseCertificate(a.Certificate)
+	if err != nil {
+		return nil, ErrAuthorityMismatch.Wrap(err, "The certificate of %s does not parse.", a.Name)
+	}
+	l := &authority{Authority: a, cert: c, templates: map[profile.Name]*profile.Template{}}
+	if l.sigAlg, l.hash, err = profile.SignatureAlgorithm(c.PublicKey); err != nil {
+		return nil, err
+	}
+	if a.Duty == profile.DutyRoot {
+		return l, nil
+	}
+	if l.key, err = keys.Key(ctx, a.KeyURI); err != nil {
+		return nil, fmt.Errorf("ca: the key of %s: %w", a.Name, err)
+	}
+	if pub, ok := l.key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(c.PublicKey) {
+		return nil, ErrAuthorityMismatch.New("The token holds another key than the certificate of %s.", a.Name)
+	}
+	iss := l.Issuer()
+	for _, p := range profile.All() {
+		if p.CA || p.Issuer != "" && p.Issuer != a.Duty {
+			continue
+		}
+		t, err := profile.Compile(p, iss, arc)
+		if err != nil {
+			return nil, err
+		}
+		l.templates[p.Name] = t
+	}
+	return l, nil
+}
+
+// Issuer is what templates need to know of an authority with a certificate.
+func (l *authority) Issuer() profile.Issuer { return IssuerOf(&l.Authority, l.cert) }
+
+// IssuerOf is what templates need to know of an authority.
+func IssuerOf(a *Authority, c *x509.Certificate) profile.Issuer {
+	return profile.Issuer{
+		Subject: c.RawSubject, KeyID: c.SubjectKeyId, Key: c.PublicKey,
+		CRLBase: a.ListBase(), OCSPURL: a.OCSPURL(), CertURL: a.CertURL(), NotAfter: c.NotAfter,
+	}
+}
+
+// open refuses an authority that issues no more.
+func (l *authority) open(now time.Time) error {
+	switch {
+	case l.State != StateActive:
+		return ErrAuthorityClosed.New("%s is %s.", l.Name, l.State)
+	case !l.IssueUntil.IsZero() && !now.Before(l.IssueUntil), !now.Before(l.cert.NotAfter):
+		return ErrAuthorityClosed.New("%s issued until %s.", l.Name, l.IssueUntil.Format(time.DateOnly))
+	case now.Before(l.cert.NotBefore):
+		return ErrAuthorityClosed.New("The certificate of %s starts at %s; is the clock right?", l.Name, l.cert.NotBefore.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// CheckInstall proves that a certificate fits a pending authority: its key, its
+// issuer, its duty, and nothing that its profile does not have.
+func CheckInstall(a *Authority, certificate []byte, root *x509.Certificate) (*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return nil, ErrAuthorityMismatch.Wrap(err, "The certificate does not parse.")
+	}
+	if a.Duty == profile.DutyRoot {
+		if err := c.CheckSignatureFrom(c); err != nil || !bytes.Equal(c.RawIssuer, c.RawSubject) {
+			return nil, ErrAuthorityMismatch.Wrap(err, "A root signs itself.")
+		}
+	} else {
+		csr, err := x509.ParseCertificateRequest(a.CSR)
+		if err != nil {
+			return nil, ErrAuthorityMismatch.Wrap(err, "The stored CSR of %s does not parse.", a.Name)
+		}
+		if !bytes.Equal(csr.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) {
+			return nil, ErrAuthorityMismatch.New("The certificate is for another key than the CSR of %s.", a.Name)
+		}
+		if err := c.CheckSignatureFrom(root); err != nil {
+			return nil, ErrAuthorityMismatch.Wrap(err, "The certificate is not signed by the root %s.", root.Subject.CommonName)
+		}
+	}
+	p, ok := profile.Get(map[profile.Duty]profile.Name{profile.DutyRoot: profile.Root, profile.DutyDevice: profile.DeviceCA, profile.DutyInfrastructure: profile.InfraCA}[a.Duty])
+	if !ok {
+		return nil, ErrAuthorityMismatch.New("There is no duty %q.", a.Duty)
+	}
+	if !c.IsCA || c.MaxPathLen != p.PathLen || uint32(c.KeyUsage) != p.Usage {
+		return nil, ErrAuthorityMismatch.New("The certificate is not of the profile %s: CA %t, path length %d, key usage %b.", p.Name, c.IsCA, c.MaxPathLen, c.KeyUsage)
+	}
+	return c, nil
+}

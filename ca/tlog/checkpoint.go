@@ -1,0 +1,105 @@
+package tlog
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	merkle "golang.org/x/mod/sumdb/tlog"
+)
+
+// Checkpoint is a signed statement that the log of Origin had Size leaves with
+// this root (C2SP tlog-checkpoint).
+type Checkpoint struct {
+	Origin string
+	Size   int64
+	Root   Hash
+	Note   []byte // the signed note, as it is published
+}
+
+// checkpointText is the signed part. The root of the empty tree is the hash of
+// nothing (RFC 6962, Section 2.1).
+func checkpointText(origin string, size int64, root Hash) string {
+	return origin + "\n" + strconv.FormatInt(size, 10) + "\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n"
+}
+
+// ParseCheckpoint opens a signed note with a verifier key in note form. The
+// key's name must be the origin, so a key of one log vouches for no other.
+func ParseCheckpoint(signed []byte, verifierKey string) (Checkpoint, error) {
+	v, err := note.NewVerifier(verifierKey)
+	if err != nil {
+		return Checkpoint{}, ErrCheckpoint.Wrap(err, "The verifier key is malformed.")
+	}
+	return openCheckpoint(signed, v)
+}
+
+func openCheckpoint(signed []byte, v note.Verifier) (Checkpoint, error) {
+	n, err := note.Open(signed, note.VerifierList(v))
+	if err != nil {
+		return Checkpoint{}, ErrCheckpoint.Wrap(err, "")
+	}
+	// Lines after the third are extensions, which C2SP allows and we never write.
+	lines := strings.SplitN(n.Text, "\n", 4)
+	if len(lines) < 4 || lines[0] != v.Name() {
+		return Checkpoint{}, ErrCheckpoint.New("It is of another log.")
+	}
+	size, err := strconv.ParseInt(lines[1], 10, 64)
+	if err != nil || size < 0 || strconv.FormatInt(size, 10) != lines[1] {
+		return Checkpoint{}, ErrCheckpoint.New("Its size is malformed.")
+	}
+	root, err := merkle.ParseHash(lines[2])
+	if err != nil {
+		return Checkpoint{}, ErrCheckpoint.New("Its root is malformed.")
+	}
+	return Checkpoint{Origin: lines[0], Size: size, Root: root, Note: signed}, nil
+}
+
+// signer makes a crypto.Signer, which a token gives, into one of notes.
+type signer struct {
+	note.Verifier
+	key crypto.Signer
+}
+
+// newSigner also gives the verifier key in note form.
+func newSigner(origin string, key crypto.Signer) (signer, string, error) {
+	if key == nil {
+		return signer{}, "", errors.New("there is no key")
+	}
+	pub, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		return signer{}, "", errors.New("the key is not Ed25519")
+	}
+	vkey, err := note.NewEd25519VerifierKey(origin, pub)
+	if err != nil {
+		return signer{}, "", err
+	}
+	v, err := note.NewVerifier(vkey)
+	if err != nil {
+		return signer{}, "", err
+	}
+	return signer{v, key}, vkey, nil
+}
+
+// Sign signs the text of a note.
+func (s signer) Sign(msg []byte) ([]byte, error) {
+	return s.key.Sign(rand.Reader, msg, crypto.Hash(0))
+}
+
+// sign makes a checkpoint and opens it again before anybody sees it: a token
+// that computes wrongly must not publish.
+func (s signer) sign(size int64, root Hash) (Checkpoint, error) {
+	signed, err := note.Sign(&note.Note{Text: checkpointText(s.Name(), size, root)}, s)
+	if err != nil {
+		return Checkpoint{}, ErrSigner.Wrap(err, "")
+	}
+	c, err := openCheckpoint(signed, s.Verifier)
+	if err != nil {
+		return Checkpoint{}, ErrSigner.Wrap(err, "The token's signature does not verify.")
+	}
+	return c, nil
+}
