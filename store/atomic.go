@@ -1,0 +1,482 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hallmark/internal/fault"
+	"hallmark/internal/lane"
+	"hallmark/migrations"
+)
+
+// Stats counts what the writers did.
+type Stats struct {
+	Commits atomic.Int64 // group commits
+	Jobs    atomic.Int64 // calls of Atomic that were committed
+	Reruns  atomic.Int64 // calls rerun singly after a neighbour aborted their batch (PostgreSQL)
+}
+
+const (
+	maxBatch = 256   // calls per commit; bounds how long the first waits for the last
+	maxQueue = 16384 // calls waiting; beyond it the caller is told to come back
+)
+
+// Atomic runs fn in a transaction that ctx carries, and returns when it is
+// durable. A call inside a transaction joins it.
+//
+// Contract for fn: it does nothing but compute and call methods of this
+// package; it uses no key and no network; it can be run again (a neighbour that
+// breaks the batch on PostgreSQL makes it so), so it sets what it returns anew
+// each time. An error from fn undoes what fn did and nothing else. Work is
+// taken in the order of its [lane.Lane].
+func (db *DB) Atomic(ctx context.Context, fn func(ctx context.Context) error) error {
+	if txFrom(ctx) != nil {
+		return fn(ctx)
+	}
+	if db.cfg.ReadOnly {
+		return ErrWrite.New("The database is open for reading only.")
+	}
+	j := &job{ctx: ctx, fn: fn, done: make(chan error, 1)}
+	if err := db.queue.put(lane.From(ctx), j); err != nil {
+		return err
+	}
+	// The outcome is awaited even if the caller is gone: a commit cannot be
+	// taken back. A job that has not started yet sees the dead context itself.
+	return <-j.done
+}
+
+type job struct {
+	ctx  context.Context
+	fn   func(ctx context.Context) error
+	done chan error
+}
+
+// queue holds waiting jobs, one list a lane.
+type queue struct {
+	mu     sync.Mutex
+	cond   *sync.Cond
+	lanes  [lane.Count][]*job
+	length int
+	closed bool
+}
+
+func (q *queue) init() { q.cond = sync.NewCond(&q.mu) }
+
+func (q *queue) put(l lane.Lane, j *job) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return ErrClosed.New("")
+	}
+	// The line keeps a reserve that no other lane can fill (S41).
+	limit := maxQueue
+	if l != lane.Line {
+		limit = maxQueue / 2
+	}
+	if q.length >= limit {
+		return ErrBusy.New("").After(time.Second)
+	}
+	q.lanes[l] = append(q.lanes[l], j)
+	q.length++
+	q.cond.Signal()
+	return nil
+}
+
+// take waits for work and returns up to maxBatch jobs, line first; nil at the end.
+func (q *queue) take(buf []*job) []*job {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.length == 0 && !q.closed {
+		q.cond.Wait()
+	}
+	buf = buf[:0]
+	for l := range q.lanes {
+		n := min(len(q.lanes[l]), maxBatch-len(buf))
+		buf = append(buf, q.lanes[l][:n]...)
+		rest := copy(q.lanes[l], q.lanes[l][n:])
+		clear(q.lanes[l][rest:])
+		q.lanes[l] = q.lanes[l][:rest]
+		q.length -= n
+	}
+	return buf
+}
+
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.cond.Broadcast()
+	q.mu.Unlock()
+}
+
+// txn is one transaction: a batch of jobs.
+type txn struct {
+	db    *DB
+	ctx   context.Context
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt // of the connection
+
+	dirty  bool // the current job wrote something
+	broken bool // the engine refuses more statements (PostgreSQL after an error)
+
+	// What the batch does at its end. A job that fails cuts back its share.
+	leaves []*pendingLeaf
+	quotas map[accountKey]*quotaState
+	certs  map[int64]*pendingCert // by reservation
+	trust  map[string]error       // requesters found good or bad in this batch
+	undo   []func()
+	after  []func()
+}
+
+type txKey struct{}
+
+func txFrom(ctx context.Context) *txn {
+	tx, _ := ctx.Value(txKey{}).(*txn)
+	return tx
+}
+
+func (tx *txn) stmt(query string) (*sql.Stmt, error) {
+	if s := tx.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := tx.conn.PrepareContext(tx.ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	tx.stmts[query] = s
+	return s, nil
+}
+
+func (tx *txn) exec(query string, args ...any) (int64, error) {
+	tx.dirty = true
+	s, err := tx.stmt(query)
+	if err != nil {
+		return 0, tx.fail(err)
+	}
+	r, err := s.ExecContext(tx.ctx, args...)
+	if err != nil {
+		return 0, tx.fail(err)
+	}
+	return r.RowsAffected()
+}
+
+func (tx *txn) queryRow(query string, args ...any) row {
+	s, err := tx.stmt(query)
+	if err != nil {
+		return errRow{tx.fail(err)}
+	}
+	return txRow{tx, s.QueryRowContext(tx.ctx, args...)}
+}
+
+type txRow struct {
+	tx *txn
+	r  *sql.Row
+}
+
+func (r txRow) Scan(dest ...any) error {
+	err := r.r.Scan(dest...)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return r.tx.fail(err)
+	}
+	return err
+}
+
+func (tx *txn) query(query string, args ...any) (*sql.Rows, error) {
+	s, err := tx.stmt(query)
+	if err != nil {
+		return nil, tx.fail(err)
+	}
+	rows, err := s.QueryContext(tx.ctx, args...)
+	if err != nil {
+		return nil, tx.fail(err)
+	}
+	return rows, nil
+}
+
+// errEngine marks an error of the engine, as against a refusal by a rule.
+type errEngine struct{ error }
+
+func (e errEngine) Unwrap() error { return e.error }
+
+func (tx *txn) fail(err error) error {
+	if tx.db.engine == migrations.Postgres {
+		tx.broken = true
+	}
+	return errEngine{err}
+}
+
+// unique tells whether err is a violation of a unique constraint.
+func unique(err error) bool {
+	var e errEngine
+	if !errors.As(err, &e) {
+		return false
+	}
+	s := e.Error()
+	return strings.Contains(s, "UNIQUE constraint failed") || strings.Contains(s, "SQLSTATE 23505")
+}
+
+// retryable tells whether the engine asks to run the transaction again.
+func retryable(err error) bool {
+	s := err.Error()
+	return strings.Contains(s, "SQLSTATE 40001") || strings.Contains(s, "SQLSTATE 40P01") || errors.Is(err, errStale)
+}
+
+// errStale says that what a batch assumed was changed by another node; running
+// its jobs singly reads it anew.
+var errStale = errors.New("store: another node moved the counter")
+
+// writer runs batches until the queue closes and is empty.
+func (db *DB) writer(ctx context.Context) {
+	w := &connection{db: db}
+	defer w.close()
+	var buf []*job
+	for {
+		buf = db.queue.take(buf)
+		if len(buf) == 0 {
+			return
+		}
+		db.runBatch(ctx, w, buf)
+		clear(buf)
+	}
+}
+
+// connection is a writer's own connection with its prepared statements; it is
+// opened again after an error.
+type connection struct {
+	db    *DB
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+}
+
+func (w *connection) open(ctx context.Context) error {
+	if w.conn != nil {
+		return nil
+	}
+	c, err := w.db.write.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	w.conn, w.stmts = c, map[string]*sql.Stmt{}
+	return nil
+}
+
+func (w *connection) close() {
+	if w.conn == nil {
+		return
+	}
+	for _, s := range w.stmts {
+		s.Close()
+	}
+	w.conn.Close()
+	w.conn, w.stmts = nil, nil
+}
+
+func (db *DB) runBatch(ctx context.Context, w *connection, jobs []*job) {
+	live := jobs[:0]
+	for _, j := range jobs {
+		if err := j.ctx.Err(); err != nil {
+			j.done <- err
+			continue
+		}
+		live = append(live, j)
+	}
+	if len(live) == 0 {
+		return
+	}
+	results, err := db.tryBatch(ctx, w, live)
+	if err == nil {
+		for i, j := range live {
+			j.done <- results[i]
+		}
+		return
+	}
+	if len(live) == 1 {
+		live[0].done <- db.single(ctx, w, live[0], err)
+		return
+	}
+	// Something broke the batch as a whole: each member alone, so that one
+	// failing request does not poison its neighbours.
+	for _, j := range live {
+		db.Stats.Reruns.Add(1)
+		j.done <- db.single(ctx, w, j, errStale)
+	}
+}
+
+// single runs one job in its own transaction, again if the engine asks for it.
+func (db *DB) single(ctx context.Context, w *connection, j *job, first error) error {
+	err := first
+	for try := 0; try < 8 && retryable(err); try++ {
+		var results []error
+		results, err = db.tryBatch(ctx, w, []*job{j})
+		if err == nil {
+			return results[0]
+		}
+	}
+	var own *refusal
+	if errors.As(err, &own) {
+		return own.error
+	}
+	var f *fault.Fault
+	if errors.As(err, &f) {
+		return err
+	}
+	return ErrWrite.Wrap(err, "").After(time.Second)
+}
+
+// tryBatch runs jobs in one transaction. Its error is about the whole batch,
+// of which then nothing happened; the results are the jobs' own refusals.
+func (db *DB) tryBatch(ctx context.Context, w *connection, jobs []*job) (results []error, err error) {
+	if err := w.open(ctx); err != nil {
+		return nil, ErrWrite.Wrap(err, "").After(time.Second)
+	}
+	tx := &txn{db: db, ctx: ctx, conn: w.conn, stmts: w.stmts}
+	begin := "BEGIN"
+	if db.engine == migrations.SQLite {
+		begin = "BEGIN IMMEDIATE"
+	}
+	if _, err := tx.exec(begin); err != nil {
+		w.close()
+		return nil, ErrWrite.Wrap(err, "").After(time.Second)
+	}
+	rollback := func(cause error) error {
+		if _, rerr := tx.exec("ROLLBACK"); rerr != nil {
+			w.close()
+		}
+		return cause
+	}
+	results = make([]error, len(jobs))
+	for i, j := range jobs {
+		if results[i], err = tx.run(j); err != nil {
+			return nil, rollback(err)
+		}
+	}
+	if err := tx.finish(); err != nil {
+		return nil, rollback(err)
+	}
+	if _, err := tx.exec("COMMIT"); err != nil {
+		// On PostgreSQL a broken connection leaves the outcome open. SQLite
+		// says which it was: after an error the transaction is rolled back here.
+		if db.engine == migrations.Postgres {
+			w.close()
+			if retryable(err) {
+				return nil, err
+			}
+			for i := range results {
+				if results[i] == nil {
+					results[i] = ErrUnknown.Wrap(err, "").After(time.Second)
+				}
+			}
+			return results, nil
+		}
+		return nil, rollback(ErrWrite.Wrap(err, "").After(time.Second))
+	}
+	db.Stats.Commits.Add(1)
+	db.Stats.Jobs.Add(int64(len(jobs)))
+	for _, f := range tx.after {
+		f()
+	}
+	return results, nil
+}
+
+// run executes one job. result is the job's own; err breaks the whole batch.
+func (tx *txn) run(j *job) (result, err error) {
+	leaves, undo, after := len(tx.leaves), len(tx.undo), len(tx.after)
+	savepoint := tx.db.engine == migrations.SQLite
+	if savepoint {
+		if _, err := tx.exec("SAVEPOINT job"); err != nil {
+			return nil, err
+		}
+	}
+	tx.dirty = false
+	result = call(j, context.WithValue(j.ctx, txKey{}, tx))
+	if result == nil && !tx.broken {
+		if savepoint {
+			if _, err := tx.exec("RELEASE job"); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	}
+	if result == nil {
+		result = errors.New("store: a failed statement was ignored")
+	}
+	for _, f := range tx.undo[undo:] {
+		f()
+	}
+	tx.leaves, tx.undo, tx.after = tx.leaves[:leaves], tx.undo[:undo], tx.after[:after]
+	if savepoint {
+		for _, q := range [...]string{"ROLLBACK TO job", "RELEASE job"} {
+			if _, err := tx.exec(q); err != nil {
+				return nil, err
+			}
+		}
+	} else if tx.dirty || tx.broken {
+		// PostgreSQL: no savepoints, they cost a round trip each; the batch is
+		// rolled back and its members run alone, where this refusal stands.
+		if !tx.broken {
+			return nil, &refusal{result}
+		}
+		return nil, result
+	}
+	var e errEngine
+	if errors.As(result, &e) {
+		var f *fault.Fault
+		if !errors.As(result, &f) {
+			result = ErrWrite.Wrap(result, "").After(time.Second)
+		}
+	}
+	return result, nil
+}
+
+// refusal carries a job's own refusal out of a batch that it broke by having
+// written before it refused.
+type refusal struct{ error }
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// call runs fn and turns a panic into an error, so that a bug in one request
+// never ends the writer (A57).
+func call(j *job, ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("store: panic in a transaction: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return j.fn(ctx)
+}
+
+// finish does what a batch does once: move the accounts' counters and append
+// the leaves.
+func (tx *txn) finish() error {
+	if err := tx.finishQuotas(); err != nil {
+		return err
+	}
+	return tx.finishLeaves()
+}
+
+// notifier wakes whoever waits for the log to grow.
+type notifier struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (n *notifier) init() { n.ch = make(chan struct{}) }
+
+func (n *notifier) wake() {
+	n.mu.Lock()
+	close(n.ch)
+	n.ch = make(chan struct{})
+	n.mu.Unlock()
+}
+
+func (n *notifier) wait() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ch
+}

@@ -1,0 +1,18 @@
+package store
+
+import "hallmark/internal/fault"
+
+// The faults of the database.
+var (
+	ErrOpen        = fault.Define(fault.Unavailable, "store-unavailable", "The database cannot be opened or reached.", "Check the database setting, the directory's rights and free space.")
+	ErrInUse       = fault.Define(fault.Conflict, "store-in-use", "Another process has this database open.", "Stop it first; one SQLite file serves one service.")
+	ErrNewer       = fault.Define(fault.Conflict, "store-newer", "The database was written by a newer version of the program.", "Start that version, or restore a backup made before the upgrade.")
+	ErrWrite       = fault.Define(fault.Unavailable, "store-write-failed", "The database did not take the change; nothing was done.", "Check free space and the database's health, then try again.")
+	ErrUnknown     = fault.Define(fault.Unavailable, "store-outcome-unknown", "The connection to the database broke during a commit, so the outcome is not known.", "Send the same request again; it resolves itself and nothing is made twice.")
+	ErrBusy        = fault.Define(fault.Unavailable, "store-busy", "Too many requests wait for the database.", "Try again after the stated time.")
+	ErrClosed      = fault.Define(fault.Unavailable, "store-closed", "The service is shutting down.", "Try again on another node, or after the restart.")
+	ErrRowTampered = fault.Define(fault.Internal, "store-row-tampered", "A database row was changed by something other than this program.", "Treat the database as compromised: run hallmark fsck and restore from a backup.")
+	ErrNotFound    = fault.Define(fault.NotFound, "not-found", "There is no such record.", "Check the name; list what exists.")
+	ErrExists      = fault.Define(fault.Conflict, "already-exists", "A record of that name exists already.", "Choose another name, or change the existing one.")
+	ErrChanged     = fault.Define(fault.Conflict, "changed-meanwhile", "The record was changed by somebody else meanwhile.", "Read it again and repeat the change.")
+)

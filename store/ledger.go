@@ -1,0 +1,390 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"time"
+
+	"hallmark/ca"
+	"hallmark/ca/tlog"
+)
+
+// Ledger is the database as [ca.Ledger].
+type Ledger struct{ db *DB }
+
+// Ledger gives the issuance side of the database.
+func (db *DB) Ledger() *Ledger { return &Ledger{db} }
+
+var _ ca.Ledger = (*Ledger)(nil)
+
+// held is what the database knows of an identity.
+type held struct {
+	station, account, state  string
+	rekeys                   int
+	id                       int64
+	authority                string
+	serial, spki, tbs        []byte
+	shard                    int
+	notAfter                 int64
+	der                      []byte
+	issuedAt, leaf           int64
+	reason, revokedAt, freed int64 // of the revocation, if any
+}
+
+func (h *held) revoked() bool { return h.revokedAt != 0 && h.freed == 0 }
+
+// Reserve implements [ca.Ledger].
+func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got *ca.Issued, err error) {
+	err = l.db.Atomic(ctx, func(ctx context.Context) error {
+		r, got = ca.Reservation{}, nil
+		tx := txFrom(ctx)
+		if err := tx.checkRequester(&c.Requester, c.Tenant); err != nil {
+			return err
+		}
+		var q *quotaState
+		if c.Account != "" {
+			if q, err = tx.checkAccount(&c); err != nil {
+				return err
+			}
+		}
+		h, err := tx.holder(&c)
+		if err != nil {
+			return err
+		}
+		if h != nil {
+			if h.account != c.Account {
+				return ca.ErrElsewhere.New("Unit %s belongs to order %s.", c.Holder, h.account)
+			}
+			if h.station != c.Requester.Station {
+				return ca.ErrElsewhere.New("Unit %s was started at station %s.", c.Holder, h.station)
+			}
+			if bytes.Equal(h.spki, c.SPKI[:]) {
+				switch {
+				case h.revoked():
+					return ca.ErrHolderRevoked.New("Unit %s, serial number %x.", c.Holder, h.serial)
+				case h.der != nil:
+					got = h.issued()
+				default:
+					copy(r.Serial[:], h.serial)
+					r.ID, r.Authority, r.Profile, r.TBS, r.Resumed = h.id, h.authority, c.Profile, h.tbs, true
+				}
+				return nil
+			}
+			if err := tx.replace(&c, h); err != nil {
+				return err
+			}
+		} else {
+			if q != nil {
+				if err := tx.takeQuota(&c, q); err != nil {
+					return err
+				}
+			}
+		}
+		if err := tx.bindKey(&c, h); err != nil {
+			return err
+		}
+		if r.ID, err = tx.insertReservation(&c); err != nil {
+			return err
+		}
+		r.Authority, r.Profile, r.Serial, r.TBS = c.Authority, c.Profile, c.Serial, c.TBS
+		return tx.pointIdentity(&c, h, r.ID)
+	})
+	return r, got, err
+}
+
+// checkRequester refuses a revoked certificate and a station that is not active,
+// inside the reservation (S19, A8). The answer is kept for the batch.
+func (tx *txn) checkRequester(r *ca.Requester, tenant string) error {
+	if r.Authority == "" && r.Station == "" {
+		return nil
+	}
+	key := tenant + "\x00" + r.Station + "\x00" + r.Authority + string(r.Serial[:])
+	if err, ok := tx.trust[key]; ok {
+		return err
+	}
+	err := func() error {
+		if r.Authority != "" {
+			revoked, err := tx.isRevoked(r.Authority, r.Serial[:])
+			if err != nil {
+				return err
+			}
+			if revoked {
+				return ca.ErrRequesterRevoked.New("%s.", r.Actor)
+			}
+		}
+		if r.Station != "" {
+			var state string
+			err := tx.queryRow(`SELECT state FROM stations WHERE tenant = $1 AND id = $2`, tenant, r.Station).Scan(&state)
+			if errors.Is(err, sql.ErrNoRows) || err == nil && state != "active" {
+				return ca.ErrRequesterRevoked.New("Station %s is not active.", r.Station)
+			}
+			return err
+		}
+		return nil
+	}()
+	if tx.trust == nil {
+		tx.trust = map[string]error{}
+	}
+	tx.trust[key] = err
+	return err
+}
+
+func (tx *txn) isRevoked(authority string, serial []byte) (bool, error) {
+	var released int64
+	err := tx.queryRow(`SELECT released_at FROM revocations WHERE authority = $1 AND serial = $2`, authority, serial).Scan(&released)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil && released == 0, err
+}
+
+// holder finds what the identity has, nil if nothing, and refuses a blocked one.
+func (tx *txn) holder(c *ca.Claim) (*held, error) {
+	folded := fold(c.Holder)
+	var at int64
+	err := tx.queryRow(`SELECT blocked_at FROM blocks WHERE tenant = $1 AND holder = $2`, c.Tenant, folded).Scan(&at)
+	if err == nil {
+		return nil, ca.ErrHolderBlocked.New("%s, since %s.", c.Holder, timeOf(at).Format(time.RFC3339))
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
+	}
+	h := &held{}
+	var issuedAt, leaf, reason, revokedAt, freed sql.NullInt64
+	var shown string
+	err = tx.queryRow(`SELECT i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
+		c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at
+		FROM identities i JOIN reservations r ON r.id = i.reservation
+		LEFT JOIN certificates c ON c.reservation = i.reservation
+		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+		WHERE i.tenant = $1 AND i.holder = $2 AND i.profile = $3 AND i.slot = $4`, c.Tenant, folded, c.Profile, c.Slot).
+		Scan(&shown, &h.station, &h.account, &h.state, &h.rekeys, &h.id, &h.authority, &h.serial, &h.spki, &h.tbs, &h.shard, &h.notAfter,
+			&h.der, &issuedAt, &leaf, &reason, &revokedAt, &freed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if shown != c.Holder {
+		return nil, ca.ErrElsewhere.New("%s differs from the known unit %s only in case.", c.Holder, shown)
+	}
+	h.issuedAt, h.leaf, h.reason, h.revokedAt, h.freed = issuedAt.Int64, leaf.Int64, reason.Int64, revokedAt.Int64, freed.Int64
+	return h, nil
+}
+
+func (h *held) issued() *ca.Issued {
+	i := &ca.Issued{ID: h.id, Authority: h.authority, DER: h.der, Leaf: h.leaf, IssuedAt: timeOf(h.issuedAt), Replayed: true}
+	copy(i.Serial[:], h.serial)
+	return i
+}
+
+// replace decides about a new key for an identity that has one (S9).
+func (tx *txn) replace(c *ca.Claim, h *held) error {
+	live := h.notAfter > millis(c.Now) && !h.revoked()
+	switch c.Rekey {
+	case ca.RekeyRefuse:
+		if live {
+			return ca.ErrRework.New("Identity %s.", c.Holder)
+		}
+	case ca.RekeyBeforeInstalled:
+		if h.state == "installed" {
+			return ca.ErrRework.New("Unit %s.", c.Holder)
+		}
+	}
+	if c.MaxRekeys > 0 && h.rekeys >= c.MaxRekeys {
+		return ca.ErrRekeys.New("Unit %s, %d times.", c.Holder, h.rekeys)
+	}
+	if !live {
+		return nil
+	}
+	event := tlog.Void
+	if h.der != nil {
+		event = tlog.Revoke
+	}
+	return tx.insertRevocation(revocation{
+		authority: h.authority, serial: h.serial, tenant: c.Tenant, account: h.account, holder: fold(c.Holder), shard: h.shard,
+		reason: 4 /* superseded */, at: c.Now, by: c.Requester.Actor, note: "replaced by a new key", notAfter: h.notAfter,
+		event: event, subject: sha256.Sum256(h.serial),
+	})
+}
+
+// bindKey refuses a key that another holder has (A15) or that was compromised (A14).
+func (tx *txn) bindKey(c *ca.Claim, h *held) error {
+	folded := fold(c.Holder)
+	n, err := tx.exec(`INSERT INTO public_keys (spki, tenant, holder, state) VALUES ($1, $2, $3, 'bound') ON CONFLICT (spki) DO NOTHING`, c.SPKI[:], c.Tenant, folded)
+	if err != nil || n == 1 {
+		return err
+	}
+	var tenant, holder, state string
+	if err := tx.queryRow(`SELECT tenant, holder, state FROM public_keys WHERE spki = $1`, c.SPKI[:]).Scan(&tenant, &holder, &state); err != nil {
+		return err
+	}
+	if state != "bound" {
+		return ca.ErrKeyCompromised.New("")
+	}
+	if tenant != c.Tenant {
+		return ca.ErrKeyInUse.New("") // another tenant's holder is not named
+	}
+	if holder != folded {
+		return ca.ErrKeyInUse.New("It belongs to %s.", holder)
+	}
+	// The same holder may use its key under another profile, but never again
+	// under the same one: that certificate was replaced or revoked.
+	var slot string
+	err = tx.queryRow(`SELECT slot FROM reservations WHERE tenant = $1 AND holder = $2 AND profile = $3 AND spki = $4 LIMIT 1`, c.Tenant, folded, c.Profile, c.SPKI[:]).Scan(&slot)
+	if err == nil && h == nil && slot == c.Slot {
+		return errStale // another node reserved it since we looked
+	}
+	if err == nil {
+		return ca.ErrHolderRevoked.New("The key of %s had a certificate before.", c.Holder)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+func (tx *txn) insertReservation(c *ca.Claim) (id int64, err error) {
+	err = tx.queryRowWrite(`INSERT INTO reservations (authority, serial, tenant, account, profile, version, holder, slot, spki, tbs, shard, not_before, not_after, requester, operator, tool, origin, reserved_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT (serial) DO NOTHING RETURNING id`,
+		c.Authority, c.Serial[:], c.Tenant, c.Account, c.Profile, c.Version, fold(c.Holder), c.Slot, c.SPKI[:], c.TBS, c.Shard,
+		millis(c.NotBefore), millis(c.NotAfter), c.Requester.Actor, c.Operator, c.Tool, c.Origin, millis(c.Now)).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, ca.ErrSerialTaken.New("")
+	}
+	return id, err
+}
+
+// queryRowWrite is queryRow for a statement that writes and returns a row.
+func (tx *txn) queryRowWrite(query string, args ...any) row {
+	tx.dirty = true
+	return tx.queryRow(query, args...)
+}
+
+// pointIdentity makes the reservation the identity's current one. The condition
+// on the old reservation lets one of two nodes win.
+func (tx *txn) pointIdentity(c *ca.Claim, h *held, id int64) error {
+	var n int64
+	var err error
+	if h == nil {
+		n, err = tx.exec(`INSERT INTO identities (tenant, holder, profile, slot, shown, account, station, reservation, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'reserved') ON CONFLICT (tenant, holder, profile, slot) DO NOTHING`,
+			c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.Holder, c.Account, c.Requester.Station, id)
+	} else {
+		n, err = tx.exec(`UPDATE identities SET reservation = $1, state = 'reserved', rekeys = rekeys + 1, installed_at = 0, evidence = NULL WHERE tenant = $2 AND holder = $3 AND profile = $4 AND slot = $5 AND reservation = $6`,
+			id, c.Tenant, fold(c.Holder), c.Profile, c.Slot, h.id)
+	}
+	if err == nil && n != 1 {
+		return errStale
+	}
+	return err
+}
+
+// pendingCert is a certificate that the end of the batch writes with its leaf.
+type pendingCert struct {
+	der  []byte
+	at   time.Time
+	leaf int64
+}
+
+// Record implements [ca.Ledger].
+func (l *Ledger) Record(ctx context.Context, r ca.Reservation, der []byte) (ca.Issued, error) {
+	now := l.db.now()
+	var out ca.Issued
+	var mine *pendingCert
+	err := l.db.Atomic(ctx, func(ctx context.Context) error {
+		out, mine = ca.Issued{ID: r.ID, Authority: r.Authority, Serial: r.Serial}, nil
+		tx := txFrom(ctx)
+		if p := tx.certs[r.ID]; p != nil { // recorded by an earlier call of this batch
+			mine, out.Replayed = p, true
+			return nil
+		}
+		var tenant, account, holder string
+		var have []byte
+		var issuedAt, leaf, revokedAt, freed sql.NullInt64
+		err := tx.queryRow(`SELECT r.tenant, r.account, r.holder, c.der, c.issued_at, c.leaf, v.revoked_at, v.released_at FROM reservations r
+			LEFT JOIN certificates c ON c.reservation = r.id
+			LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+			WHERE r.id = $1`, r.ID).Scan(&tenant, &account, &holder, &have, &issuedAt, &leaf, &revokedAt, &freed)
+		if err != nil {
+			return notFound(err, "There is no reservation %d.", r.ID)
+		}
+		if revokedAt.Valid && freed.Int64 == 0 {
+			return ca.ErrHolderRevoked.New("The reservation was voided meanwhile.")
+		}
+		if have != nil { // the first recorded signature won
+			out.DER, out.IssuedAt, out.Leaf, out.Replayed = have, timeOf(issuedAt.Int64), leaf.Int64, true
+			return nil
+		}
+		p := &pendingCert{der: der, at: now}
+		if tx.certs == nil {
+			tx.certs = map[int64]*pendingCert{}
+		}
+		tx.certs[r.ID], mine = p, p
+		tx.undo = append(tx.undo, func() { delete(tx.certs, r.ID) })
+		tx.appendLeaf(tlog.Issue, tenant, account, holder, sha256.Sum256(der), r.Serial[:], now, func(tx *txn, index int64) error {
+			p.leaf = index
+			_, err := tx.exec(`INSERT INTO certificates (reservation, der, issued_at, leaf) VALUES ($1, $2, $3, $4)`, r.ID, der, millis(now), index)
+			if unique(err) {
+				return errStale // another node recorded first: read it in a transaction of our own
+			}
+			return err
+		})
+		return nil
+	})
+	if err == nil && mine != nil {
+		out.DER, out.IssuedAt, out.Leaf = mine.der, mine.at, mine.leaf
+	}
+	return out, err
+}
+
+// Void implements [ca.Ledger]: the serial number is listed as revoked, and no
+// signature for it can be recorded any more (S8).
+func (l *Ledger) Void(ctx context.Context, serial ca.Serial, reason string) error {
+	now := l.db.now()
+	return l.db.Atomic(ctx, func(ctx context.Context) error {
+		tx := txFrom(ctx)
+		v := revocation{serial: serial[:], reason: 5 /* cessationOfOperation */, at: now, by: "service:", note: reason, event: tlog.Void, subject: sha256.Sum256(serial[:])}
+		var issued sql.NullInt64
+		err := tx.queryRow(`SELECT r.authority, r.tenant, r.account, r.holder, r.shard, r.not_after, c.issued_at FROM reservations r LEFT JOIN certificates c ON c.reservation = r.id WHERE r.serial = $1`, serial[:]).
+			Scan(&v.authority, &v.tenant, &v.account, &v.holder, &v.shard, &v.notAfter, &issued)
+		if err != nil {
+			return notFound(err, "Serial number %s was never reserved.", serial)
+		}
+		if issued.Valid {
+			return ErrChanged.New("Serial number %s has a certificate; revoke it instead.", serial)
+		}
+		return tx.insertRevocation(v)
+	})
+}
+
+// revocation is a row to be: a revoked certificate, a void reservation or a hold.
+type revocation struct {
+	authority, tenant, account, holder string
+	serial                             []byte
+	shard, reason                      int
+	at                                 time.Time
+	by, note                           string
+	notAfter                           int64
+	event                              tlog.Event
+	subject                            [32]byte
+}
+
+// insertRevocation writes the row with its leaf and makes this batch forget
+// whom it trusted. A serial number that is revoked already stays as it is.
+func (tx *txn) insertRevocation(v revocation) error {
+	n, err := tx.exec(`INSERT INTO revocations (authority, serial, tenant, holder, shard, reason, revoked_at, revoked_by, note, not_after, leaf) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, -1) ON CONFLICT (authority, serial) DO NOTHING`,
+		v.authority, v.serial, v.tenant, v.holder, v.shard, v.reason, millis(v.at), v.by, v.note, v.notAfter)
+	if err != nil || n == 0 {
+		return err
+	}
+	clear(tx.trust)
+	tx.appendLeaf(v.event, v.tenant, v.account, v.holder, v.subject, v.serial, v.at, func(tx *txn, index int64) error {
+		_, err := tx.exec(`UPDATE revocations SET leaf = $1 WHERE authority = $2 AND serial = $3`, index, v.authority, v.serial)
+		return err
+	})
+	return nil
+}

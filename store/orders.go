@@ -1,0 +1,163 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"hallmark/access"
+	"hallmark/ca"
+	"hallmark/ca/profile"
+	"hallmark/provisioner"
+)
+
+var (
+	_ provisioner.OrderStore = (*DB)(nil)
+	_ provisioner.UnitStore  = (*DB)(nil)
+)
+
+// CreateOrder implements [provisioner.OrderStore].
+func (db *DB) CreateOrder(ctx context.Context, o provisioner.Order) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		n, err := db.exec(ctx, `INSERT INTO orders (tenant, id, product, state, body, envelope, created_by, created_at, changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (tenant, id) DO NOTHING`,
+			o.Tenant, o.ID, o.Product, string(o.State), o.Canonical, []byte{}, o.CreatedBy, millis(o.CreatedAt), millis(o.ChangedAt))
+		if err == nil && n == 0 {
+			return ErrExists.New("Order %s.", o.ID)
+		}
+		return err
+	})
+}
+
+const orderColumns = `tenant, id, state, used, body, envelope, created_at, changed_at`
+
+func scanOrder(r row) (o provisioner.Order, err error) {
+	var created, changed int64
+	var tenant, id string
+	if err := r.Scan(&tenant, &id, (*string)(&o.State), &o.Used, &o.Canonical, &o.Envelope, &created, &changed); err != nil {
+		return o, err
+	}
+	b, err := provisioner.ParseBody(o.Canonical)
+	if err != nil {
+		return o, ErrRowTampered.Wrap(err, "Table orders, row %s.", id)
+	}
+	if b.ID != id || b.Tenant != tenant {
+		return o, ErrRowTampered.New("Table orders, row %s.", id)
+	}
+	o.Body, o.CreatedAt, o.ChangedAt = *b, timeOf(created), timeOf(changed)
+	return o, nil
+}
+
+// Order implements [provisioner.OrderStore].
+func (db *DB) Order(ctx context.Context, s access.Scope, id string) (provisioner.Order, error) {
+	o, err := scanOrder(db.queryRow(ctx, `SELECT `+orderColumns+` FROM orders WHERE tenant = $1 AND id = $2`, s.Tenant, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return o, provisioner.ErrOrderUnknown.New("%s.", id)
+	}
+	return o, err
+}
+
+// Orders implements [provisioner.OrderStore].
+func (db *DB) Orders(ctx context.Context, s access.Scope, after string, limit int) (out []provisioner.Order, err error) {
+	rows, err := db.query(ctx, `SELECT `+orderColumns+` FROM orders WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3`, s.Tenant, after, page(limit))
+	err = each(rows, err, func(r row) error {
+		o, err := scanOrder(r)
+		out = append(out, o)
+		return err
+	})
+	return out, err
+}
+
+// page bounds the size of a page.
+func page(limit int) int {
+	if limit <= 0 || limit > 1000 {
+		return 100
+	}
+	return limit
+}
+
+// SetOrder implements [provisioner.OrderStore].
+func (db *DB) SetOrder(ctx context.Context, s access.Scope, id string, from []provisioner.OrderState, to provisioner.OrderState, envelope []byte, now time.Time) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		o, err := db.Order(ctx, s, id)
+		if err != nil {
+			return err
+		}
+		ok := false
+		for _, f := range from {
+			ok = ok || o.State == f
+		}
+		if !ok {
+			return provisioner.ErrOrderState.New("Order %s is %s.", id, o.State).With("order", id).With("state", string(o.State))
+		}
+		if envelope == nil {
+			envelope = o.Envelope
+		}
+		n, err := db.exec(ctx, `UPDATE orders SET state = $1, envelope = $2, changed_at = $3 WHERE tenant = $4 AND id = $5 AND state = $6`, string(to), envelope, millis(now), s.Tenant, id, string(o.State))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrChanged.New("Order %s.", id)
+		}
+		txFrom(ctx).forgetAccount(s.Tenant, id)
+		return nil
+	})
+}
+
+// Commit implements [provisioner.UnitStore].
+func (db *DB) Commit(ctx context.Context, id ca.Identity, reservation int64, station string, evidence []byte, now time.Time) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		n, err := db.exec(ctx, `UPDATE identities SET state = 'installed', installed_at = CASE WHEN installed_at = 0 THEN $1 ELSE installed_at END, evidence = CASE WHEN evidence IS NULL THEN $2 ELSE evidence END
+			WHERE tenant = $3 AND holder = $4 AND profile = $5 AND slot = $6 AND reservation = $7 AND station = $8`,
+			millis(now), evidence, id.Tenant, fold(id.Holder), id.Profile, id.Slot, reservation, station)
+		if err == nil && n == 0 {
+			return provisioner.ErrUnitUnknown.New("Unit %s.", id.Holder)
+		}
+		return err
+	})
+}
+
+// HolderOfKey implements [provisioner.UnitStore].
+func (db *DB) HolderOfKey(ctx context.Context, tenant string, spki [32]byte) (holder string, err error) {
+	err = db.queryRow(ctx, `SELECT i.shown FROM public_keys k JOIN identities i ON i.tenant = k.tenant AND i.holder = k.holder WHERE k.spki = $1 AND k.tenant = $2 AND i.profile = $3`, spki[:], tenant, string(profile.IDevID)).Scan(&holder)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return holder, err
+}
+
+// Taken implements [provisioner.UnitStore].
+func (db *DB) Taken(ctx context.Context, id ca.Identity) (bool, error) {
+	var n int
+	err := db.queryRow(ctx, `SELECT COUNT(*) FROM identities WHERE tenant = $1 AND holder = $2 AND profile = $3 AND slot = $4`, id.Tenant, fold(id.Holder), id.Profile, id.Slot).Scan(&n)
+	return n > 0, err
+}
+
+// Units implements [provisioner.UnitStore].
+func (db *DB) Units(ctx context.Context, s access.Scope, order, after string, limit int) (out []provisioner.Unit, err error) {
+	rows, err := db.query(ctx, `SELECT i.shown, i.account, i.station, i.state, i.rekeys, i.installed_at, i.evidence, r.serial, c.issued_at, v.revoked_at, v.released_at
+		FROM identities i JOIN reservations r ON r.id = i.reservation LEFT JOIN certificates c ON c.reservation = i.reservation
+		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+		WHERE i.tenant = $1 AND i.account = $2 AND i.profile = $3 AND i.holder > $4 ORDER BY i.holder LIMIT $5`, s.Tenant, order, string(profile.IDevID), fold(after), page(limit))
+	err = each(rows, err, func(r row) error {
+		var u provisioner.Unit
+		var installed int64
+		var evidence, serial []byte
+		var issued, revoked, released sql.NullInt64
+		if err := r.Scan(&u.Unit, &u.Order, &u.Station, &u.State, &u.Rekeys, &installed, &evidence, &serial, &issued, &revoked, &released); err != nil {
+			return err
+		}
+		copy(u.Serial[:], serial)
+		u.InstalledAt, u.Proven = timeOf(installed), len(evidence) > 0
+		if u.State == "reserved" && issued.Valid {
+			u.State = "issued"
+		}
+		if revoked.Valid && released.Int64 == 0 {
+			u.State = "revoked"
+		}
+		out = append(out, u)
+		return nil
+	})
+	return out, err
+}

@@ -1,0 +1,91 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+
+	"hallmark/ca"
+)
+
+type accountKey struct{ tenant, account string }
+
+// quotaState is an account's counter during one batch: read once, moved once.
+type quotaState struct {
+	state       string
+	used, delta int64
+	quota       int64
+}
+
+// account reads an account's row once per batch.
+func (tx *txn) account(k accountKey) (*quotaState, error) {
+	if q := tx.quotas[k]; q != nil {
+		return q, nil
+	}
+	q := &quotaState{}
+	err := tx.queryRow(`SELECT state, used FROM orders WHERE tenant = $1 AND id = $2`, k.tenant, k.account).Scan(&q.state, &q.used)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ca.ErrAccountClosed.New("There is no order %s.", k.account)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if tx.quotas == nil {
+		tx.quotas = map[accountKey]*quotaState{}
+	}
+	tx.quotas[k] = q
+	return q, nil
+}
+
+// checkAccount refuses when the account does not take requests now.
+func (tx *txn) checkAccount(c *ca.Claim) (*quotaState, error) {
+	q, err := tx.account(accountKey{c.Tenant, c.Account})
+	if err != nil {
+		return nil, err
+	}
+	if q.state != "open" {
+		return nil, ca.ErrAccountClosed.New("Order %s is %s.", c.Account, q.state).With("order", c.Account)
+	}
+	return q, nil
+}
+
+// takeQuota takes one unit. The limit comes from the signed order (S32), never
+// from a column that a database writer could raise.
+func (tx *txn) takeQuota(c *ca.Claim, q *quotaState) error {
+	if q.used+q.delta >= c.Quota {
+		return ca.ErrQuota.New("Order %s has used all %d units.", c.Account, c.Quota).With("order", c.Account).With("remaining", 0)
+	}
+	q.delta++
+	q.quota = c.Quota
+	tx.undo = append(tx.undo, func() { q.delta-- })
+	return nil
+}
+
+// forgetAccount makes the next look read the row again, after a job of this
+// batch changed it.
+func (tx *txn) forgetAccount(tenant, account string) {
+	k := accountKey{tenant, account}
+	if q := tx.quotas[k]; q != nil && q.delta == 0 {
+		delete(tx.quotas, k)
+	} else if q != nil {
+		q.state = "" // filled again below; the delta must not be lost
+		tx.queryRow(`SELECT state FROM orders WHERE tenant = $1 AND id = $2`, tenant, account).Scan(&q.state)
+	}
+}
+
+// finishQuotas moves each counter once. The condition repeats the limit, so that
+// two nodes together cannot pass it; the loser's batch is run again singly.
+func (tx *txn) finishQuotas() error {
+	for k, q := range tx.quotas {
+		if q.delta == 0 {
+			continue
+		}
+		n, err := tx.exec(`UPDATE orders SET used = used + $1 WHERE tenant = $2 AND id = $3 AND state = 'open' AND used + $1 <= $4`, q.delta, k.tenant, k.account, q.quota)
+		if err != nil {
+			return err
+		}
+		if n != 1 {
+			return errStale
+		}
+	}
+	return nil
+}

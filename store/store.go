@@ -1,0 +1,375 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
+	_ "modernc.org/sqlite"             // driver "sqlite"
+
+	"hallmark/internal/seal"
+	"hallmark/migrations"
+)
+
+// Config opens a database.
+type Config struct {
+	// URL is a file name or "sqlite:FILE" for SQLite, or "postgres://…".
+	URL string
+	// Seal makes and checks the MACs of rows and seals secrets (S32, S39). Its
+	// key must live outside the database.
+	Seal *seal.Box
+	// Writers is the number of concurrent group commits on PostgreSQL; 0 means 2.
+	// SQLite always has one writer.
+	Writers int
+	// ReadOnly opens without migrating and refuses Atomic: for fsck.
+	ReadOnly bool
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// DB is an open database.
+type DB struct {
+	cfg    Config
+	engine migrations.Engine
+	read   *sql.DB
+	write  *sql.DB
+	lock   *os.File // SQLite: held while open, so that a second service refuses to start (A78)
+	log    *slog.Logger
+	now    func() time.Time
+
+	queue   queue
+	wg      sync.WaitGroup
+	stop    context.CancelFunc
+	prepMu  sync.RWMutex
+	prep    map[string]*sql.Stmt
+	waiters notifier
+	Stats   Stats
+}
+
+// Open opens the database, upgrades its schema, and starts the writers.
+func Open(ctx context.Context, cfg Config) (*DB, error) {
+	db := &DB{cfg: cfg, log: cfg.Log, now: cfg.Now, prep: map[string]*sql.Stmt{}}
+	if db.log == nil {
+		db.log = slog.New(slog.DiscardHandler)
+	}
+	if db.now == nil {
+		db.now = time.Now
+	}
+	db.queue.init()
+	db.waiters.init()
+	var err error
+	if strings.HasPrefix(cfg.URL, "postgres://") || strings.HasPrefix(cfg.URL, "postgresql://") {
+		db.engine = migrations.Postgres
+		err = db.openPostgres(ctx)
+	} else {
+		db.engine = migrations.SQLite
+		err = db.openSQLite(strings.TrimPrefix(cfg.URL, "sqlite:"))
+	}
+	if err != nil {
+		db.closeHandles()
+		return nil, err
+	}
+	if err := db.migrate(ctx); err != nil {
+		db.closeHandles()
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	db.stop = cancel
+	if cfg.ReadOnly {
+		return db, nil
+	}
+	writers := 1
+	if db.engine == migrations.Postgres {
+		if writers = cfg.Writers; writers == 0 {
+			writers = 2
+		}
+	}
+	for range writers {
+		db.wg.Go(func() { db.writer(run) })
+	}
+	return db, nil
+}
+
+func (db *DB) openSQLite(file string) error {
+	if file == "" {
+		return ErrOpen.New("The database file has no name.")
+	}
+	if !db.cfg.ReadOnly {
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			return ErrOpen.Wrap(err, "")
+		}
+		lock, err := os.OpenFile(file+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return ErrOpen.Wrap(err, "")
+		}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			lock.Close()
+			return ErrInUse.Wrap(err, "")
+		}
+		db.lock = lock
+	} else if _, err := os.Stat(file); err != nil {
+		return ErrOpen.Wrap(err, "There is no database file.")
+	}
+	q := url.Values{}
+	q.Add("_pragma", "busy_timeout(10000)")
+	q.Add("_pragma", "foreign_keys(1)")
+	q.Add("_pragma", "cache_size(-65536)")
+	if db.cfg.ReadOnly {
+		q.Add("_pragma", "query_only(1)")
+	} else {
+		// FULL, since WAL with NORMAL loses committed rows when the power goes.
+		q.Add("_pragma", "journal_mode(WAL)")
+		q.Add("_pragma", "synchronous(FULL)")
+	}
+	dsn := "file:" + (&url.URL{Path: file}).EscapedPath() + "?" + q.Encode()
+	var err error
+	if db.write, err = sql.Open("sqlite", dsn); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	db.write.SetMaxOpenConns(1)
+	if db.read, err = sql.Open("sqlite", dsn); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	db.read.SetMaxOpenConns(4)
+	db.read.SetMaxIdleConns(4)
+	return nil
+}
+
+func (db *DB) openPostgres(ctx context.Context) error {
+	var err error
+	if db.write, err = sql.Open("pgx", db.cfg.URL); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	db.write.SetMaxOpenConns(16)
+	db.write.SetMaxIdleConns(16)
+	db.read = db.write
+	ping, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := db.write.PingContext(ping); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	return nil
+}
+
+// migrate brings the schema up to date, one transaction a step, and refuses a
+// database that a newer program has made unreadable for this one.
+func (db *DB) migrate(ctx context.Context) error {
+	steps, err := migrations.For(db.engine)
+	if err != nil {
+		return err
+	}
+	conn, err := db.write.Conn(ctx)
+	if err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	defer conn.Close()
+	if db.cfg.ReadOnly {
+		return db.checkVersion(ctx, conn, len(steps))
+	}
+	if db.engine == migrations.Postgres {
+		// Two services that start together migrate one after the other.
+		if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(4835112)`); err != nil {
+			return ErrOpen.Wrap(err, "")
+		}
+		defer conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(4835112)`)
+	}
+	if _, err := conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, min_reader BIGINT NOT NULL, applied_at BIGINT NOT NULL)`); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	if err := db.checkVersion(ctx, conn, len(steps)); err != nil {
+		return err
+	}
+	var have int
+	if err := conn.QueryRowContext(ctx, `SELECT COALESCE(MAX(version),0) FROM schema_version`).Scan(&have); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	for _, m := range steps[min(have, len(steps)):] {
+		tx, err := conn.BeginTx(ctx, nil)
+		if err != nil {
+			return ErrOpen.Wrap(err, "")
+		}
+		if _, err = tx.ExecContext(ctx, m.SQL); err == nil {
+			_, err = tx.ExecContext(ctx, `INSERT INTO schema_version (version, min_reader, applied_at) VALUES ($1, $2, $3)`, m.Number, migrations.MinReader, db.now().UnixMilli())
+		}
+		if err != nil {
+			tx.Rollback()
+			return ErrOpen.Wrap(err, "Migration %04d_%s failed and was rolled back.", m.Number, m.Name)
+		}
+		if err := tx.Commit(); err != nil {
+			return ErrOpen.Wrap(err, "Migration %04d_%s failed.", m.Number, m.Name)
+		}
+		db.log.InfoContext(ctx, "schema migrated", "version", m.Number, "name", m.Name)
+	}
+	return nil
+}
+
+func (db *DB) checkVersion(ctx context.Context, conn *sql.Conn, mine int) error {
+	var version, minReader int
+	if err := conn.QueryRowContext(ctx, `SELECT COALESCE(MAX(version),0), COALESCE(MAX(min_reader),0) FROM schema_version`).Scan(&version, &minReader); err != nil {
+		return ErrOpen.Wrap(err, "This is not a database of hallmark.")
+	}
+	if version > mine && minReader > mine {
+		return ErrNewer.New("Its schema has version %d and needs at least %d; this program knows %d.", version, minReader, mine).With("version", version)
+	}
+	return nil
+}
+
+// Engine tells which engine runs.
+func (db *DB) Engine() migrations.Engine { return db.engine }
+
+// Close lets queued work finish, then closes the database.
+func (db *DB) Close() error {
+	db.queue.close()
+	db.wg.Wait()
+	if db.stop != nil {
+		db.stop()
+	}
+	return db.closeHandles()
+}
+
+func (db *DB) closeHandles() error {
+	var errs []error
+	db.prepMu.Lock()
+	for _, s := range db.prep {
+		s.Close()
+	}
+	clear(db.prep)
+	db.prepMu.Unlock()
+	if db.read != nil && db.read != db.write {
+		errs = append(errs, db.read.Close())
+	}
+	if db.write != nil {
+		errs = append(errs, db.write.Close())
+	}
+	if db.lock != nil {
+		errs = append(errs, db.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Ping proves that the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	var one int
+	if err := db.read.QueryRowContext(ctx, `SELECT 1`).Scan(&one); err != nil {
+		return ErrOpen.Wrap(err, "")
+	}
+	return nil
+}
+
+// row is what a look-up of one row gives.
+type row interface{ Scan(dest ...any) error }
+
+// prepared finds or makes the statement for the read pool.
+func (db *DB) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	db.prepMu.RLock()
+	s := db.prep[query]
+	db.prepMu.RUnlock()
+	if s != nil {
+		return s, nil
+	}
+	s, err := db.read.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	db.prepMu.Lock()
+	defer db.prepMu.Unlock()
+	if have := db.prep[query]; have != nil {
+		s.Close()
+		return have, nil
+	}
+	db.prep[query] = s
+	return s, nil
+}
+
+type errRow struct{ err error }
+
+func (r errRow) Scan(...any) error { return r.err }
+
+// queryRow reads one row, inside the transaction of ctx if there is one.
+func (db *DB) queryRow(ctx context.Context, query string, args ...any) row {
+	if tx := txFrom(ctx); tx != nil {
+		return tx.queryRow(query, args...)
+	}
+	s, err := db.prepared(ctx, query)
+	if err != nil {
+		return errRow{err}
+	}
+	return s.QueryRowContext(ctx, args...)
+}
+
+// query reads rows, inside the transaction of ctx if there is one.
+func (db *DB) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if tx := txFrom(ctx); tx != nil {
+		return tx.query(query, args...)
+	}
+	s, err := db.prepared(ctx, query)
+	if err != nil {
+		return nil, ErrOpen.Wrap(err, "")
+	}
+	rows, err := s.QueryContext(ctx, args...)
+	if err != nil {
+		return nil, ErrOpen.Wrap(err, "")
+	}
+	return rows, nil
+}
+
+// exec changes rows and tells how many. It needs a transaction: a write outside
+// [DB.Atomic] is a programming error.
+func (db *DB) exec(ctx context.Context, query string, args ...any) (int64, error) {
+	tx := txFrom(ctx)
+	if tx == nil {
+		return 0, fmt.Errorf("store: write outside a transaction: %.40s", query)
+	}
+	return tx.exec(query, args...)
+}
+
+// each scans all rows of a query with one function.
+func each(rows *sql.Rows, err error, scan func(row) error) error {
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// notFound turns "no rows" into a fault and leaves other errors.
+func notFound(err error, what string, args ...any) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound.New(what, args...)
+	}
+	return err
+}
+
+// millis is the stored form of a time: whole milliseconds UTC, 0 for the zero time.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// timeOf is the inverse of millis.
+func timeOf(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// fold is the compared form of a name (A51): ASCII lower case, since names hold nothing else.
+func fold(name string) string { return strings.ToLower(name) }

@@ -1,0 +1,476 @@
+package storetest
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hallmark/access"
+	"hallmark/ca"
+	"hallmark/ca/profile"
+	"hallmark/internal/fault"
+	"hallmark/provisioner"
+	"hallmark/store"
+)
+
+// Open opens one more handle on the database of the test: on PostgreSQL two of
+// them are two services.
+type Open func(t *testing.T) *store.DB
+
+// Test runs the suite. open must give a new database for each t and the same
+// one for repeated calls with one t; two says whether a second handle is allowed.
+func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
+	for _, c := range []struct {
+		name string
+		test func(t *testing.T, open Open)
+	}{
+		{"Reserve then record gives one certificate, and the same again", replay},
+		{"Resume hands out the same TBS", resume},
+		{"Quota is exact under 1,000 parallel requests A42", quota},
+		{"Fifty requests for one unit and key make one reservation", oneUnit},
+		{"First recorded signature wins S8", firstWins},
+		{"A new key before installation replaces, after it is rework S9", rekey},
+		{"One key never has two holders A15", oneKey},
+		{"Names that differ in case are one identity A51", caseFold},
+		{"A revoked requester gets nothing, also inside the batch S19", requester},
+		{"A void reservation is never recorded S8", void},
+		{"A failing neighbour leaves the others committed", neighbour},
+		{"The log has no holes", dense},
+		{"An order row that nobody signed is not an order's limit S32", closedOrder},
+		{"A station code is redeemed once A40", redeem},
+		{"A look-up sees its own tenant only", tenants},
+		{"A panic in a transaction ends that request only A57", panics},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
+	}
+	if two {
+		t.Run("Two services keep the quota exact A42", func(t *testing.T) {
+			o := open(t)
+			quotaOn(t, o(t), o(t))
+		})
+		t.Run("Two services make one reservation for one unit", func(t *testing.T) {
+			o := open(t)
+			oneUnitOn(t, o(t), o(t))
+		})
+	}
+}
+
+const tenant = access.DefaultTenant
+
+// order makes an open order without going through approval: the suite is about
+// rows, the envelope is provisioner's.
+func order(t *testing.T, db *store.DB, id string, quantity int64) {
+	t.Helper()
+	ctx := t.Context()
+	b := provisioner.Body{ID: id, Tenant: tenant, Product: "p", Quantity: quantity, Serials: provisioner.SerialRule{Pattern: ".*"}, KeyOrigin: profile.OriginClaimed, CreatedBy: "ann"}
+	canonical, err := b.Canonical()
+	must(t, err)
+	must(t, db.CreateOrder(ctx, provisioner.Order{Body: b, State: provisioner.OrderDraft, Canonical: canonical, CreatedAt: time.Now(), ChangedAt: time.Now()}))
+	must(t, db.SetOrder(ctx, access.Scope{Tenant: tenant}, id, []provisioner.OrderState{provisioner.OrderDraft}, provisioner.OrderOpen, []byte("{}"), time.Now()))
+}
+
+func used(t *testing.T, db *store.DB, id string) int64 {
+	t.Helper()
+	o, err := db.Order(t.Context(), access.Scope{Tenant: tenant}, id)
+	must(t, err)
+	return o.Used
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCode(t *testing.T, err error, want *fault.Definition) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got %v, want %s", err, want.Code)
+	}
+}
+
+// claim makes a claim for a unit with a key of its own.
+func claim(t testing.TB, account string, quota int64, unit, key string) ca.Claim {
+	serial, err := ca.NewSerial(time.Now(), rand.Reader)
+	must(t, err)
+	c := ca.Claim{
+		Identity: ca.Identity{Tenant: tenant, Holder: unit, Profile: "idevid"}, Account: account, Quota: quota,
+		SPKI: sha256.Sum256([]byte(key)), Rekey: ca.RekeyBeforeInstalled, MaxRekeys: 3,
+		Authority: "devices", Version: 1, Serial: serial, TBS: []byte("tbs of " + unit + serial.String()), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
+		Requester: ca.Requester{Actor: "station:s"}, Now: time.Now(),
+	}
+	return c
+}
+
+func replay(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	l := db.Ledger()
+	c := claim(t, "o", 5, "U1", "k1")
+	r, issued, err := l.Reserve(t.Context(), c)
+	must(t, err)
+	if issued != nil || r.Resumed || string(r.TBS) != string(c.TBS) || r.Serial != c.Serial {
+		t.Fatalf("first reservation: %+v", r)
+	}
+	out, err := l.Record(t.Context(), r, []byte("der"))
+	must(t, err)
+	if out.Replayed || string(out.DER) != "der" {
+		t.Fatalf("record: %+v", out)
+	}
+	again := claim(t, "o", 5, "U1", "k1")
+	_, issued, err = l.Reserve(t.Context(), again)
+	must(t, err)
+	if issued == nil || !issued.Replayed || string(issued.DER) != "der" || issued.Serial != c.Serial || issued.Leaf != out.Leaf {
+		t.Fatalf("replay: %+v", issued)
+	}
+	if n := used(t, db, "o"); n != 1 {
+		t.Errorf("used %d of the quota", n)
+	}
+	rec, err := db.RecordBySerial(t.Context(), tenant, "devices", c.Serial)
+	must(t, err)
+	if rec.Shown != "U1" || string(rec.DER) != "der" || string(rec.TBS) != string(c.TBS) || rec.Requester != "station:s" {
+		t.Errorf("record: %+v", rec)
+	}
+}
+
+func resume(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	first, _, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	second, issued, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	if issued != nil || !second.Resumed || second.ID != first.ID || string(second.TBS) != string(first.TBS) || second.Serial != first.Serial {
+		t.Fatalf("resumed %+v, first was %+v", second, first)
+	}
+	if n := used(t, db, "o"); n != 1 {
+		t.Errorf("used %d", n)
+	}
+}
+
+func quota(t *testing.T, open Open) { quotaOn(t, open(t)) }
+
+func quotaOn(t *testing.T, dbs ...*store.DB) {
+	order(t, dbs[0], "o", 100)
+	var ok, exhausted atomic.Int64
+	parallel(1000, func(i int) {
+		db := dbs[i%len(dbs)]
+		r, _, err := db.Ledger().Reserve(context.Background(), claim(t, "o", 100, fmt.Sprintf("U%d", i), fmt.Sprintf("k%d", i)))
+		switch {
+		case err == nil:
+			if _, err := db.Ledger().Record(context.Background(), r, []byte("der")); err != nil {
+				t.Error(err)
+			}
+			ok.Add(1)
+		case errors.Is(err, ca.ErrQuota):
+			exhausted.Add(1)
+		default:
+			t.Error(err)
+		}
+	})
+	if ok.Load() != 100 || exhausted.Load() != 900 {
+		t.Errorf("%d reserved, %d refused", ok.Load(), exhausted.Load())
+	}
+	if n := used(t, dbs[0], "o"); n != 100 {
+		t.Errorf("used %d", n)
+	}
+}
+
+func parallel(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { f(i) })
+	}
+	wg.Wait()
+}
+
+func oneUnit(t *testing.T, open Open) { oneUnitOn(t, open(t)) }
+
+func oneUnitOn(t *testing.T, dbs ...*store.DB) {
+	order(t, dbs[0], "o", 100)
+	ids := make([]int64, 50)
+	ders := make([]string, 50)
+	parallel(50, func(i int) {
+		l := dbs[i%len(dbs)].Ledger()
+		r, issued, err := l.Reserve(context.Background(), claim(t, "o", 100, "U1", "k1"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if issued == nil {
+			out, err := l.Record(context.Background(), r, fmt.Appendf(nil, "der %d", i))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			issued = &out
+		}
+		ids[i], ders[i] = issued.ID, string(issued.DER)
+	})
+	for i := range ids {
+		if ids[i] != ids[0] || ders[i] != ders[0] {
+			t.Fatalf("answer %d is %d %q, answer 0 %d %q", i, ids[i], ders[i], ids[0], ders[0])
+		}
+	}
+	if n := used(t, dbs[0], "o"); n != 1 {
+		t.Errorf("used %d", n)
+	}
+}
+
+func firstWins(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	r, _, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	a, err := db.Ledger().Record(t.Context(), r, []byte("first"))
+	must(t, err)
+	b, err := db.Ledger().Record(t.Context(), r, []byte("late"))
+	must(t, err)
+	if string(b.DER) != "first" || !b.Replayed || b.Leaf != a.Leaf {
+		t.Errorf("late signature answered %+v", b)
+	}
+}
+
+func rekey(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 1)
+	l := db.Ledger()
+	issue := func(key string) (ca.Reservation, error) {
+		c := claim(t, "o", 1, "U1", key)
+		r, issued, err := l.Reserve(t.Context(), c)
+		if err == nil && issued == nil {
+			_, err = l.Record(t.Context(), r, []byte("der "+key))
+		}
+		return r, err
+	}
+	first, err := issue("k1")
+	must(t, err)
+	second, err := issue("k2")
+	must(t, err)
+	if n := used(t, db, "o"); n != 1 {
+		t.Errorf("a new key before installation used %d", n)
+	}
+	rec, err := db.RecordBySerial(t.Context(), tenant, "", first.Serial)
+	must(t, err)
+	if !rec.Revoked() || rec.State != "" {
+		t.Errorf("the replaced certificate: revoked %t, state %q", rec.Revoked(), rec.State)
+	}
+	_, err = issue("k1") // the replaced key does not come back
+	wantCode(t, err, ca.ErrHolderRevoked)
+	must(t, db.Commit(t.Context(), ca.Identity{Tenant: tenant, Holder: "U1", Profile: "idevid"}, second.ID, "", []byte("sig"), time.Now()))
+	_, err = issue("k3")
+	wantCode(t, err, ca.ErrRework)
+	if _, err := issue("k2"); err != nil {
+		t.Errorf("an installed unit gets its certificate again: %v", err)
+	}
+}
+
+func oneKey(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	_, _, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	_, _, err = db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U2", "k1"))
+	wantCode(t, err, ca.ErrKeyInUse)
+	if n := used(t, db, "o"); n != 1 {
+		t.Errorf("the refused request used the quota: %d", n)
+	}
+}
+
+func caseFold(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	_, _, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "SN1", "k1"))
+	must(t, err)
+	_, _, err = db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "sn1", "k2"))
+	wantCode(t, err, ca.ErrElsewhere)
+}
+
+func requester(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	st := claim(t, "o", 5, "S", "station key")
+	r, _, err := db.Ledger().Reserve(t.Context(), st)
+	must(t, err)
+	must(t, db.Ledger().Void(t.Context(), r.Serial, "lost"))
+	c := claim(t, "o", 5, "U1", "k1")
+	c.Requester = ca.Requester{Actor: "station:S", Authority: "devices", Serial: r.Serial}
+	_, _, err = db.Ledger().Reserve(t.Context(), c)
+	wantCode(t, err, ca.ErrRequesterRevoked)
+	// In one transaction: first trusted, then revoked, then refused.
+	other, _, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "S2", "k2"))
+	must(t, err)
+	err = db.Atomic(t.Context(), func(ctx context.Context) error {
+		c := claim(t, "o", 5, "U3", "k3")
+		c.Requester = ca.Requester{Actor: "station:S2", Authority: "devices", Serial: other.Serial}
+		if _, _, err := db.Ledger().Reserve(ctx, c); err != nil {
+			return err
+		}
+		if err := db.Ledger().Void(ctx, other.Serial, "lost"); err != nil {
+			return err
+		}
+		c2 := claim(t, "o", 5, "U4", "k4")
+		c2.Requester = c.Requester
+		_, _, err := db.Ledger().Reserve(ctx, c2)
+		return err
+	})
+	wantCode(t, err, ca.ErrRequesterRevoked)
+}
+
+func void(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	r, _, err := db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	must(t, db.Ledger().Void(t.Context(), r.Serial, "abandoned"))
+	_, err = db.Ledger().Record(t.Context(), r, []byte("der"))
+	wantCode(t, err, ca.ErrHolderRevoked)
+	_, _, err = db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	wantCode(t, err, ca.ErrHolderRevoked)
+}
+
+func neighbour(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 1000)
+	before := db.Stats.Commits.Load()
+	// The gate holds the writer until all 32 wait, so that they share a batch.
+	gate := make(chan struct{})
+	var held sync.WaitGroup
+	held.Add(1)
+	go db.Atomic(context.Background(), func(context.Context) error { held.Done(); <-gate; return nil })
+	held.Wait()
+	var ok atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 32 {
+		wg.Go(func() {
+			unit, key := fmt.Sprintf("U%d", i), fmt.Sprintf("k%d", i)
+			if i == 7 {
+				key = "k6" // somebody else's key: refused after it wrote
+			}
+			if i == 6 || i == 7 {
+				return
+			}
+			if _, _, err := db.Ledger().Reserve(context.Background(), claim(t, "o", 1000, unit, key)); err == nil {
+				ok.Add(1)
+			} else {
+				t.Error(err)
+			}
+		})
+	}
+	var refused atomic.Int64
+	for _, unit := range []string{"A", "B"} { // two holders, one key: one of them fails
+		wg.Go(func() {
+			_, _, err := db.Ledger().Reserve(context.Background(), claim(t, "o", 1000, unit, "shared"))
+			if err == nil {
+				ok.Add(1)
+			} else if errors.Is(err, ca.ErrKeyInUse) {
+				refused.Add(1)
+			} else {
+				t.Error(err)
+			}
+		})
+	}
+	close(gate)
+	wg.Wait()
+	if ok.Load() != 31 || refused.Load() != 1 {
+		t.Errorf("%d committed, %d refused", ok.Load(), refused.Load())
+	}
+	if n := used(t, db, "o"); n != 31 {
+		t.Errorf("used %d", n)
+	}
+	t.Logf("%d commits for 32 requests", db.Stats.Commits.Load()-before)
+}
+
+func dense(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 1000)
+	parallel(200, func(i int) {
+		r, _, err := db.Ledger().Reserve(context.Background(), claim(t, "o", 1000, fmt.Sprintf("U%d", i), fmt.Sprintf("k%d", i)))
+		if err == nil {
+			_, err = db.Ledger().Record(context.Background(), r, fmt.Appendf(nil, "der %d", i))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	size, err := db.Log().Head(t.Context())
+	must(t, err)
+	if size != 200 {
+		t.Errorf("the log has %d leaves", size)
+	}
+	entries, err := db.Log().Entries(t.Context(), 0, size) // fails on a hole
+	must(t, err)
+	if len(entries) != 200 {
+		t.Errorf("%d entries", len(entries))
+	}
+}
+
+func closedOrder(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	_, _, err := db.Ledger().Reserve(t.Context(), claim(t, "no such", 5, "U1", "k1"))
+	wantCode(t, err, ca.ErrAccountClosed)
+	must(t, db.SetOrder(t.Context(), access.Scope{Tenant: tenant}, "o", []provisioner.OrderState{provisioner.OrderOpen}, provisioner.OrderClosed, nil, time.Now()))
+	_, _, err = db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	wantCode(t, err, ca.ErrAccountClosed)
+}
+
+func redeem(t *testing.T, open Open) {
+	db := open(t)
+	hash := sha256.Sum256([]byte("code"))
+	must(t, db.CreateStationCode(t.Context(), provisioner.StationCode{Hash: hash, Tenant: tenant, Station: "st-1", Site: "x", CreatedBy: "ann", ExpiresAt: time.Now().Add(time.Hour)}))
+	var ok, refused atomic.Int64
+	parallel(100, func(i int) {
+		_, err := db.Redeem(context.Background(), hash, "st-1", sha256.Sum256(fmt.Appendf(nil, "key %d", i)), time.Now())
+		switch {
+		case err == nil:
+			ok.Add(1)
+		case errors.Is(err, provisioner.ErrStationCode):
+			refused.Add(1)
+		default:
+			t.Error(err)
+		}
+	})
+	if ok.Load() != 1 || refused.Load() != 99 {
+		t.Errorf("%d redeemed, %d refused", ok.Load(), refused.Load())
+	}
+}
+
+func tenants(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	c := claim(t, "o", 5, "U1", "k1")
+	_, _, err := db.Ledger().Reserve(t.Context(), c)
+	must(t, err)
+	other := access.Scope{Tenant: "other"}
+	if _, err := db.Order(t.Context(), other, "o"); !errors.Is(err, provisioner.ErrOrderUnknown) {
+		t.Errorf("order: %v", err)
+	}
+	if got, err := db.Orders(t.Context(), other, "", 0); err != nil || len(got) != 0 {
+		t.Errorf("orders: %v %v", got, err)
+	}
+	if got, err := db.Units(t.Context(), other, "o", "", 0); err != nil || len(got) != 0 {
+		t.Errorf("units: %v %v", got, err)
+	}
+	if _, err := db.RecordBySerial(t.Context(), "other", "", c.Serial); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("record: %v", err)
+	}
+	if got, err := db.Records(t.Context(), ca.RecordQuery{Tenant: "other"}); err != nil || len(got) != 0 {
+		t.Errorf("records: %v %v", got, err)
+	}
+}
+
+func panics(t *testing.T, open Open) {
+	db := open(t)
+	if err := db.Atomic(t.Context(), func(context.Context) error { panic("boom") }); err == nil || fault.KindOf(err) == fault.NotFound {
+		t.Errorf("got %v", err)
+	}
+	order(t, db, "o", 1) // the writer lives
+}
