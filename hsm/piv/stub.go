@@ -1,0 +1,44 @@
+//go:build !cgo || nopcsc
+
+package piv
+
+import (
+	"context"
+	"crypto/x509"
+
+	"hallmark/hsm/token"
+)
+
+// Store stands in where the program is built without PC/SC: it opens nothing.
+type Store struct{}
+
+// New makes a Store.
+func New(token.Config) *Store { return &Store{} }
+
+func absent() error {
+	return token.ErrUnsupported.New("This program was built without PC/SC.")
+}
+
+// Signer fails.
+func (*Store) Signer(context.Context, token.URI) (token.Signer, error) { return nil, absent() }
+
+// Generate fails.
+func (*Store) Generate(context.Context, token.URI, token.Spec) (token.Signer, error) {
+	return nil, absent()
+}
+
+// Attributes fails.
+func (*Store) Attributes(context.Context, token.URI) (token.Attributes, error) {
+	return token.Attributes{}, absent()
+}
+
+// Certificate fails.
+func (*Store) Certificate(context.Context, token.URI) (*x509.Certificate, error) {
+	return nil, absent()
+}
+
+// Health is empty.
+func (*Store) Health(context.Context) []token.Health { return nil }
+
+// Close does nothing.
+func (*Store) Close() error { return nil }
