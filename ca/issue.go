@@ -419,3 +419,6 @@ func (c *CA) Roots() []*x509.Certificate {
 
 // PolicyArc is the base of the policy OIDs.
 func (c *CA) PolicyArc() string { return c.cfg.PolicyArc }
+
+// Lint runs every rule on a certificate that was issued.
+func (c *CA) Lint(certificate []byte) []lint.Finding { return c.linter.Full(certificate) }

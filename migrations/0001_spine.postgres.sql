@@ -159,6 +159,7 @@ CREATE TABLE blocks (
   leaf       BIGINT NOT NULL,
   PRIMARY KEY (tenant, holder)
 );
+CREATE INDEX blocks_leaf ON blocks (leaf);
 
 -- The transparency log. The head is moved by the last statement of a commit, so indexes have no holes.
 CREATE TABLE log_head (

@@ -374,9 +374,14 @@ type revocation struct {
 }
 
 // insertRevocation writes the row with its leaf and makes this batch forget
-// whom it trusted. A serial number that is revoked already stays as it is.
+// whom it trusted. A serial number that is revoked already stays as it is, but
+// for a hold, which becomes permanent, and for keyCompromise, which is never
+// weakened (A33); both keep the earlier time. A released one is revoked anew.
 func (tx *txn) insertRevocation(v revocation) error {
-	n, err := tx.exec(`INSERT INTO revocations (authority, serial, tenant, holder, shard, reason, revoked_at, revoked_by, note, not_after, leaf) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, -1) ON CONFLICT (authority, serial) DO NOTHING`,
+	n, err := tx.exec(`INSERT INTO revocations (authority, serial, tenant, holder, shard, reason, revoked_at, revoked_by, note, not_after, leaf) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, -1)
+		ON CONFLICT (authority, serial) DO UPDATE SET reason = excluded.reason, revoked_by = excluded.revoked_by, note = excluded.note, released_at = 0,
+			revoked_at = CASE WHEN revocations.released_at <> 0 THEN excluded.revoked_at ELSE revocations.revoked_at END
+		WHERE revocations.released_at <> 0 OR (revocations.reason = 6 AND excluded.reason <> 6) OR (revocations.reason <> 1 AND excluded.reason = 1)`,
 		v.authority, v.serial, v.tenant, v.holder, v.shard, v.reason, millis(v.at), v.by, v.note, v.notAfter)
 	if err != nil || n == 0 {
 		return err

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"strconv"
 	"strings"
+	"time"
 
 	"hallmark/ca"
 )
@@ -84,4 +85,33 @@ func (db *DB) Records(ctx context.Context, q ca.RecordQuery) (out []ca.Record, e
 		return err
 	})
 	return out, err
+}
+
+// Abandoned reads reservations after an id in order, at most limit of them and
+// none made at or after a time, and returns those that have neither a
+// certificate nor a revocation (S8), and the last id that it read.
+func (db *DB) Abandoned(ctx context.Context, after int64, before time.Time, limit int) (out []ca.Serial, last int64, err error) {
+	last = after
+	rows, err := db.query(ctx, `SELECT r.id, r.serial, r.reserved_at, c.reservation IS NULL AND v.serial IS NULL FROM reservations r
+		LEFT JOIN certificates c ON c.reservation = r.id
+		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+		WHERE r.id > $1 ORDER BY r.id LIMIT $2`, after, limit)
+	young := false
+	err = each(rows, err, func(r row) error {
+		var id, at int64
+		var serial []byte
+		var open bool
+		if err := r.Scan(&id, &serial, &at, &open); err != nil {
+			return err
+		}
+		if young = young || at >= millis(before); young {
+			return nil
+		}
+		last = id
+		if open {
+			out = append(out, ca.Serial(serial))
+		}
+		return nil
+	})
+	return out, last, err
 }

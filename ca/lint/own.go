@@ -76,7 +76,7 @@ func own(c *x509.Certificate, want Expect) []Finding {
 		bad("authority_key_id", "is not the issuer's")
 	}
 	lists := 0
-	if p.Name != profile.Root && iss.CRLBase != "" {
+	if iss.CRLBase != "" {
 		lists = 1
 		if len(c.CRLDistributionPoints) != 1 || c.CRLDistributionPoints[0] != profile.ListURL(iss.CRLBase, f.Shard) {
 			bad("crl_distribution_point", "is not that of the shard")

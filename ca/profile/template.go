@@ -335,7 +335,9 @@ func (t *Template) Render(f *Fields) ([]byte, error) {
 		return nil, err
 	}
 	b = append(b, t.policies[f.Origin]...)
-	if t.Issuer.CRLBase != "" && t.Profile.Name != Root {
+	// A root carries its own list's address too: OpenSSL's -crl_check_all asks
+	// for the trust anchor's list and wants the scopes to match.
+	if t.Issuer.CRLBase != "" {
 		b = appendCRLDP(b, t.Issuer.CRLBase, f.Shard)
 	}
 	if t.Profile.Name != Root {
@@ -465,7 +467,7 @@ func (t *Template) check() error {
 		c.BasicConstraintsValid && c.IsCA == t.Profile.CA && (!c.IsCA || c.MaxPathLen == t.Profile.PathLen) &&
 		uint32(c.KeyUsage) == t.Profile.Usage && len(c.ExtKeyUsage) == len(t.Profile.Purposes) && len(c.UnknownExtKeyUsage) == 0 &&
 		len(c.UnhandledCriticalExtensions) == 0 && len(c.DNSNames) == 1
-	if t.Issuer.CRLBase != "" && t.Profile.Name != Root {
+	if t.Issuer.CRLBase != "" {
 		ok = ok && len(c.CRLDistributionPoints) == 1 && c.CRLDistributionPoints[0] == ListURL(t.Issuer.CRLBase, 7)
 	}
 	if !ok {

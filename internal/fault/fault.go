@@ -154,5 +154,14 @@ func From(err error) *Fault {
 	return &Fault{Definition: internal, Cause: err}
 }
 
-// KindOf is the kind of the fault in err.
-func KindOf(err error) Kind { return From(err).Kind }
+// none is no kind at all: what a nil error has.
+const none Kind = 255
+
+// KindOf is the kind of the fault in err. A nil error is of no kind, so that a
+// comparison with any of the eight is false.
+func KindOf(err error) Kind {
+	if err == nil {
+		return none
+	}
+	return From(err).Kind
+}

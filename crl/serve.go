@@ -1,0 +1,78 @@
+package crl
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func etag(data []byte) string {
+	sum := sha256.Sum256(data)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:18]) + `"`
+}
+
+// Handler serves GET and HEAD of /crl/AUTHORITY/SHARD.crl and /ca/AUTHORITY.cer
+// (RFC 5280, Sections 4.2.1.13 and 4.2.2.1), with validators for caches.
+func (p *Publisher) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.Stats.Requests.Add(1)
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+			return
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		switch parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/"); {
+		case len(parts) == 3 && parts[0] == "crl":
+			p.serveList(w, r, parts[1], parts[2])
+		case len(parts) == 2 && parts[0] == "ca":
+			p.serveCertificate(w, r, parts[1])
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+func (p *Publisher) serveList(w http.ResponseWriter, r *http.Request, authority, file string) {
+	text, ok := strings.CutSuffix(file, ".crl")
+	shard, err := strconv.Atoi(text)
+	if !ok || err != nil || shard < 0 || strconv.Itoa(shard) != text {
+		http.NotFound(w, r)
+		return
+	}
+	l := p.current(listID{authority, shard})
+	if l == nil {
+		if a, err := p.cfg.CA.Authority(authority); err == nil && shard < max(a.Shards, 1) {
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, "the list is not there yet", http.StatusServiceUnavailable)
+			return
+		}
+		http.NotFound(w, r)
+		return
+	}
+	age := min(max(l.NextUpdate.Sub(p.now()), 0), p.cfg.MaxAge)
+	h := w.Header()
+	h.Set("Content-Type", "application/pkix-crl")
+	h.Set("Cache-Control", "public, no-transform, max-age="+strconv.Itoa(int(age/time.Second)))
+	h.Set("Expires", p.now().Add(age).UTC().Format(http.TimeFormat))
+	h.Set("ETag", l.etag)
+	http.ServeContent(w, r, "", l.ThisUpdate, bytes.NewReader(l.DER))
+}
+
+func (p *Publisher) serveCertificate(w http.ResponseWriter, r *http.Request, file string) {
+	name, ok := strings.CutSuffix(file, ".cer")
+	a, err := p.cfg.CA.Authority(name)
+	if !ok || err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/pkix-cert")
+	h.Set("Cache-Control", "public, no-transform, max-age=86400")
+	h.Set("ETag", etag(a.Cert.Raw))
+	http.ServeContent(w, r, "", a.Cert.NotBefore, bytes.NewReader(a.Cert.Raw))
+}

@@ -1,0 +1,221 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"hallmark/access"
+	"hallmark/ca"
+	"hallmark/ca/tlog"
+	"hallmark/provisioner"
+)
+
+var (
+	_ ca.FsckStore          = (*DB)(nil)
+	_ provisioner.FsckStore = (*DB)(nil)
+)
+
+// chunk is how many rows a check reads at a time: no reader holds a snapshot
+// for the whole of a large table.
+const chunk = 2000
+
+// chunks calls read with the key after which to go on until it reads no more.
+func chunks(read func(after int64) (last int64, n int, err error)) error {
+	after := int64(-1)
+	for {
+		last, n, err := read(after)
+		if err != nil || n == 0 {
+			return err
+		}
+		after = last
+	}
+}
+
+// EachRecord implements [ca.FsckStore].
+func (db *DB) EachRecord(ctx context.Context, f func(ca.FsckRow) error) error {
+	return chunks(func(after int64) (last int64, n int, err error) {
+		var page []ca.FsckRow
+		rows, err := db.query(ctx, recordSelect+`WHERE r.id > $1 ORDER BY r.id LIMIT $2`, after, chunk)
+		err = each(rows, err, func(r row) error {
+			rec, err := scanRecord(r)
+			page = append(page, ca.FsckRow{Record: rec})
+			return err
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		for i := range page {
+			p := &page[i]
+			last = p.ID
+			if p.DER != nil {
+				if p.Leaf, p.LeafOf, err = db.fsckLeaf(ctx, p.Record.Leaf); err != nil {
+					return 0, 0, err
+				}
+			}
+			err := db.queryRow(ctx, `SELECT holder FROM public_keys WHERE spki = $1 AND tenant = $2`, p.SPKI[:], p.Tenant).Scan(&p.KeyHolder)
+			if err != nil && err != sql.ErrNoRows {
+				return 0, 0, err
+			}
+			if err := f(*p); err != nil {
+				return 0, 0, err
+			}
+		}
+		return last, len(page), nil
+	})
+}
+
+func (db *DB) fsckLeaf(ctx context.Context, index int64) (*tlog.Leaf, []byte, error) {
+	l, serial, err := scanLeaf(db.queryRow(ctx, `SELECT `+leafColumns+` FROM log_leaves WHERE idx = $1`, index))
+	if err == sql.ErrNoRows {
+		return nil, nil, nil
+	}
+	return &l, serial, err
+}
+
+// EachIssueLeaf implements [ca.FsckStore].
+func (db *DB) EachIssueLeaf(ctx context.Context, f func(ca.FsckLeaf) error) error {
+	return chunks(func(after int64) (last int64, n int, err error) {
+		last = after
+		rows, err := db.query(ctx, `SELECT `+leafColumns+`, (SELECT c.der FROM reservations r JOIN certificates c ON c.reservation = r.id WHERE r.serial = log_leaves.serial) FROM log_leaves
+			WHERE idx > $1 AND type = 'issue' ORDER BY idx LIMIT $2`, after, chunk)
+		err = each(rows, err, func(r row) error {
+			var l ca.FsckLeaf
+			var err error
+			if l.Leaf, l.Serial, err = scanLeaf(r, &l.DER); err != nil {
+				return err
+			}
+			last = l.Index
+			n++
+			return f(l)
+		})
+		return last, n, err
+	})
+}
+
+// EachIdentity implements [ca.FsckStore].
+func (db *DB) EachIdentity(ctx context.Context, f func(ca.FsckIdentity) error) error {
+	var list []ca.FsckIdentity
+	tenant, holder, profile, slot := "", "", "", ""
+	for {
+		list = list[:0]
+		rows, err := db.query(ctx, `SELECT tenant, holder, profile, slot, shown, account, station, state, reservation, installed_at, evidence FROM identities
+			WHERE (tenant, holder, profile, slot) > ($1, $2, $3, $4) ORDER BY tenant, holder, profile, slot LIMIT $5`, tenant, holder, profile, slot, chunk)
+		err = each(rows, err, func(r row) error {
+			var i ca.FsckIdentity
+			var installed int64
+			err := r.Scan(&i.Tenant, &i.Holder, &i.Profile, &i.Slot, &i.Shown, &i.Account, &i.Station, &i.State, &i.Reservation, &installed, &i.Evidence)
+			i.InstalledAt = timeOf(installed)
+			list = append(list, i)
+			return err
+		})
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, i := range list {
+			rec, err := scanRecord(db.queryRow(ctx, recordSelect+`WHERE r.id = $1`, i.Reservation))
+			if err == nil {
+				i.Record = &rec
+			} else if err != sql.ErrNoRows {
+				return err
+			}
+			if err := f(i); err != nil {
+				return err
+			}
+			tenant, holder, profile, slot = i.Tenant, i.Holder, i.Profile, i.Slot
+		}
+	}
+}
+
+// OrphanCertificates implements [ca.FsckStore].
+func (db *DB) OrphanCertificates(ctx context.Context, f func(int64) error) error {
+	rows, err := db.query(ctx, `SELECT c.reservation FROM certificates c LEFT JOIN reservations r ON r.id = c.reservation WHERE r.id IS NULL ORDER BY c.reservation`)
+	return each(rows, err, func(r row) error {
+		var id int64
+		if err := r.Scan(&id); err != nil {
+			return err
+		}
+		return f(id)
+	})
+}
+
+// EachOrder implements [provisioner.FsckStore].
+func (db *DB) EachOrder(ctx context.Context, f func(provisioner.FsckOrder) error) error {
+	var keys [][2]string
+	rows, err := db.query(ctx, `SELECT tenant, id FROM orders ORDER BY tenant, id`)
+	err = each(rows, err, func(r row) error {
+		var k [2]string
+		err := r.Scan(&k[0], &k[1])
+		keys = append(keys, k)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// An identity or leaf may name an order that is gone: that is its own finding.
+	rows, err = db.query(ctx, `SELECT DISTINCT i.tenant, i.account FROM identities i LEFT JOIN orders o ON o.tenant = i.tenant AND o.id = i.account WHERE i.account <> '' AND o.id IS NULL`)
+	err = each(rows, err, func(r row) error {
+		var tenant, id string
+		if err := r.Scan(&tenant, &id); err != nil {
+			return err
+		}
+		return f(provisioner.FsckOrder{ID: id, Err: fmt.Errorf("the order is missing, its units are there")})
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		o := provisioner.FsckOrder{ID: k[1]}
+		o.Order, o.Err = db.Order(ctx, access.Scope{Tenant: k[0]}, k[1])
+		if err := db.queryRow(ctx, `SELECT COUNT(*) FROM identities WHERE tenant = $1 AND account = $2`, k[0], k[1]).Scan(&o.Identities); err != nil {
+			return err
+		}
+		if err := db.queryRow(ctx, `SELECT COUNT(DISTINCT holder) FROM log_leaves WHERE tenant = $1 AND account = $2 AND type = 'issue'`, k[0], k[1]).Scan(&o.Logged); err != nil {
+			return err
+		}
+		if err := f(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BrokenRows implements [provisioner.FsckStore].
+func (db *DB) BrokenRows(ctx context.Context, report func(object string, err error)) error {
+	check := func(query string, scan func(r row) (string, error)) error {
+		rows, err := db.query(ctx, query)
+		return each(rows, err, func(r row) error {
+			if object, err := scan(r); err != nil {
+				report(object, err)
+			}
+			return nil
+		})
+	}
+	if err := check(`SELECT `+stationColumns+` FROM stations ORDER BY tenant, id`, func(r row) (string, error) {
+		s, err := db.scanStation(r)
+		return "station " + s.ID, err
+	}); err != nil {
+		return err
+	}
+	if err := check(`SELECT `+principalColumns+` FROM principals ORDER BY tenant, name`, func(r row) (string, error) {
+		p, err := db.scanPrincipal(r)
+		return "principal " + p.Name, err
+	}); err != nil {
+		return err
+	}
+	return check(`SELECT hash, tenant, station, site, created_by, expires_at, mac FROM station_codes ORDER BY hash`, func(r row) (string, error) {
+		var c provisioner.StationCode
+		var hash, mac []byte
+		var expires int64
+		if err := r.Scan(&hash, &c.Tenant, &c.Station, &c.Site, &c.CreatedBy, &expires, &mac); err != nil {
+			return "station code", err
+		}
+		return "station code of " + c.Station, db.cfg.Seal.Verify(mac, "station_codes", hash, []byte(c.Tenant), []byte(c.Station), []byte(c.Site), []byte(c.CreatedBy), number(expires))
+	})
+}
+
+// CountCertificates counts the recorded certificates.
+func (db *DB) CountCertificates(ctx context.Context) (n int64, err error) {
+	err = db.queryRow(ctx, `SELECT COUNT(*) FROM certificates`).Scan(&n)
+	return n, err
+}

@@ -1,0 +1,460 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"hallmark/access"
+	"hallmark/ca"
+	"hallmark/fleet"
+	"hallmark/fleet/registry"
+)
+
+var _ registry.Store = (*DB)(nil)
+
+// thingRow is a thing in its columns. The lists are JSON, whose form Go fixes:
+// object keys are sorted.
+type thingRow struct {
+	t                     registry.Thing
+	groups, policy, conf  string
+	createdAt, updatedAt  int64
+	mac                   []byte
+	key                   string // of a search
+	attributes            map[string]string
+	name, holder, foldedN string
+}
+
+const thingColumns = `t.tenant, t.name, t.folded, t.holder, t.type, t.groups, t.billing_group, t.policy, t.configuration, t.registered_by, t.created_at, t.updated_at, t.version, t.mac`
+
+func (r *thingRow) dest() []any {
+	return []any{&r.t.Tenant, &r.name, &r.foldedN, &r.holder, &r.t.Type, &r.groups, &r.t.BillingGroup, &r.policy, &r.conf, &r.t.RegisteredBy, &r.createdAt, &r.updatedAt, &r.t.Version, &r.mac}
+}
+
+// fields is what the MAC of a thing covers: the row and its attributes, so that
+// neither a changed column nor a missing attribute goes unseen (S32).
+func (r *thingRow) fields() [][]byte {
+	out := [][]byte{[]byte(r.t.Tenant), []byte(r.name), []byte(r.foldedN), []byte(r.holder), []byte(r.t.Type), []byte(r.groups), []byte(r.t.BillingGroup),
+		[]byte(r.policy), []byte(r.conf), []byte(r.t.RegisteredBy), []byte(strconv.FormatInt(r.createdAt, 10)), []byte(strconv.FormatInt(r.updatedAt, 10)), []byte(strconv.FormatInt(r.t.Version, 10))}
+	for _, k := range slices.Sorted(maps.Keys(r.attributes)) {
+		out = append(out, []byte(k), []byte(r.attributes[k]))
+	}
+	return out
+}
+
+func toText(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+// thing checks the row and gives it as the domain's value.
+func (db *DB) thing(ctx context.Context, r *thingRow) (registry.Thing, error) {
+	r.attributes = map[string]string{}
+	rows, err := db.query(ctx, `SELECT key, value FROM thing_attributes WHERE tenant = $1 AND thing = $2`, r.t.Tenant, r.foldedN)
+	err = each(rows, err, func(row row) error {
+		var k, v string
+		err := row.Scan(&k, &v)
+		r.attributes[k] = v
+		return err
+	})
+	if err != nil {
+		return registry.Thing{}, err
+	}
+	if err := db.cfg.Seal.Verify(r.mac, "things", r.fields()...); err != nil {
+		return registry.Thing{}, ErrRowTampered.Wrap(err, "Table things, row %s/%s.", r.t.Tenant, r.foldedN)
+	}
+	t := r.t
+	t.Name, t.Holder, t.Attributes = fleet.ThingName(r.name), r.holder, r.attributes
+	t.CreatedAt, t.UpdatedAt = timeOf(r.createdAt), timeOf(r.updatedAt)
+	for _, f := range []struct {
+		text string
+		to   any
+	}{{r.groups, &t.Groups}, {r.policy, &t.Policies}, {r.conf, &t.Configuration}} {
+		if err := json.Unmarshal([]byte(f.text), f.to); err != nil {
+			return t, ErrRowTampered.Wrap(err, "Table things, row %s/%s.", r.t.Tenant, r.foldedN)
+		}
+	}
+	return t, nil
+}
+
+// Thing implements [registry.Store].
+func (db *DB) Thing(ctx context.Context, s access.Scope, folded string) (registry.Thing, error) {
+	var r thingRow
+	err := db.queryRow(ctx, `SELECT `+thingColumns+` FROM things t WHERE t.tenant = $1 AND t.folded = $2`, s.Tenant, fold(folded)).Scan(r.dest()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return registry.Thing{}, registry.ErrThingUnknown.New("")
+	}
+	if err != nil {
+		return registry.Thing{}, err
+	}
+	return db.thing(ctx, &r)
+}
+
+// ThingsOf implements [registry.Store].
+func (db *DB) ThingsOf(ctx context.Context, s access.Scope, holder string) ([]registry.Thing, error) {
+	return db.things(ctx, `SELECT `+thingColumns+` FROM things t WHERE t.tenant = $1 AND t.holder = $2 ORDER BY t.folded LIMIT 1000`, s.Tenant, fold(holder))
+}
+
+func (db *DB) things(ctx context.Context, query string, args ...any) (out []registry.Thing, err error) {
+	var found []thingRow
+	rows, err := db.query(ctx, query, args...)
+	err = each(rows, err, func(row row) error {
+		var r thingRow
+		err := row.Scan(r.dest()...)
+		found = append(found, r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range found {
+		t, err := db.thing(ctx, &found[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// SearchThings implements [registry.Store]. Ranges instead of LIKE: both
+// engines then use the index and agree about case.
+func (db *DB) SearchThings(ctx context.Context, s access.Scope, q registry.Range) (out []registry.Match, err error) {
+	var b strings.Builder
+	args := []any{s.Tenant}
+	bind := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
+	}
+	key := "t.folded"
+	if q.Attribute != "" {
+		key = "a.value"
+		b.WriteString(`SELECT ` + thingColumns + `, a.value FROM thing_attributes a JOIN things t ON t.tenant = a.tenant AND t.folded = a.thing WHERE a.tenant = $1 AND a.key = ` + bind(q.Attribute))
+	} else {
+		b.WriteString(`SELECT ` + thingColumns + `, t.folded FROM things t WHERE t.tenant = $1`)
+	}
+	if q.From != "" {
+		b.WriteString(` AND ` + key + ` >= ` + bind(q.From))
+	}
+	if q.To != "" {
+		b.WriteString(` AND ` + key + ` < ` + bind(q.To))
+	}
+	if q.After {
+		k := bind(q.AfterKey)
+		b.WriteString(` AND ` + key + ` >= ` + k + ` AND (` + key + ` > ` + k + ` OR t.folded > ` + bind(q.AfterThing) + `)`)
+	}
+	b.WriteString(` ORDER BY ` + key + `, t.folded LIMIT ` + bind(q.Limit))
+	var found []thingRow
+	rows, err := db.query(ctx, b.String(), args...)
+	err = each(rows, err, func(row row) error {
+		var r thingRow
+		err := row.Scan(append(r.dest(), &r.key)...)
+		found = append(found, r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range found {
+		t, err := db.thing(ctx, &found[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, registry.Match{Thing: t, Key: found[i].key})
+	}
+	return out, nil
+}
+
+// PutThing implements [registry.Store].
+func (db *DB) PutThing(ctx context.Context, t registry.Thing, was int64) error {
+	r := thingRow{t: t, name: string(t.Name), foldedN: t.Name.Fold(), holder: fold(t.Holder), createdAt: millis(t.CreatedAt), updatedAt: millis(t.UpdatedAt), attributes: t.Attributes}
+	var err error
+	if r.groups, err = toText(nonNil(t.Groups)); err != nil {
+		return err
+	}
+	if r.policy, err = toText(nonNil(t.Policies)); err != nil {
+		return err
+	}
+	conf := t.Configuration
+	if conf == nil {
+		conf = map[string]string{}
+	}
+	if r.conf, err = toText(conf); err != nil {
+		return err
+	}
+	r.mac = db.cfg.Seal.MAC("things", r.fields()...)
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		var n int64
+		var err error
+		if was == 0 {
+			n, err = db.exec(ctx, `INSERT INTO things (tenant, name, folded, holder, type, groups, billing_group, policy, configuration, registered_by, created_at, updated_at, version, mac)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (tenant, folded) DO NOTHING`,
+				t.Tenant, r.name, r.foldedN, r.holder, t.Type, r.groups, t.BillingGroup, r.policy, r.conf, t.RegisteredBy, r.createdAt, r.updatedAt, t.Version, r.mac)
+		} else {
+			n, err = db.exec(ctx, `UPDATE things SET holder = $1, type = $2, groups = $3, billing_group = $4, policy = $5, configuration = $6, registered_by = $7, updated_at = $8, version = $9, mac = $10
+				WHERE tenant = $11 AND folded = $12 AND version = $13`,
+				r.holder, t.Type, r.groups, t.BillingGroup, r.policy, r.conf, t.RegisteredBy, r.updatedAt, t.Version, r.mac, t.Tenant, r.foldedN, was)
+		}
+		if err == nil && n != 1 {
+			err = ErrChanged.New("A thing was registered at the same time.")
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := db.exec(ctx, `DELETE FROM thing_attributes WHERE tenant = $1 AND thing = $2`, t.Tenant, r.foldedN); err != nil {
+			return err
+		}
+		for k, v := range t.Attributes {
+			if _, err := db.exec(ctx, `INSERT INTO thing_attributes (tenant, thing, key, value) VALUES ($1, $2, $3, $4)`, t.Tenant, r.foldedN, k, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func nonNil(l []string) []string {
+	if l == nil {
+		return []string{}
+	}
+	return l
+}
+
+const principalSelect = `SELECT p.tenant, p.thing, t.name, p.authority, p.serial, p.status, p.attached_at, p.mac,
+	COALESCE(r.holder, ''), COALESCE(r.profile, ''), COALESCE(r.slot, ''), COALESCE(r.not_after, 0), COALESCE(v.revoked_at, 0), COALESCE(v.released_at, 0)
+	FROM thing_principals p
+	LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing
+	LEFT JOIN reservations r ON r.serial = p.serial AND r.authority = p.authority
+	LEFT JOIN revocations v ON v.authority = p.authority AND v.serial = p.serial `
+
+func principalFields(tenant, folded, authority string, serial []byte, status fleet.PrincipalStatus, at int64) [][]byte {
+	return [][]byte{[]byte(tenant), []byte(folded), []byte(authority), serial, []byte(status), []byte(strconv.FormatInt(at, 10))}
+}
+
+func (db *DB) scanThingPrincipal(r row) (p registry.Principal, err error) {
+	var folded string
+	var name sql.NullString
+	var serial, mac []byte
+	var at, notAfter, revoked, released int64
+	if err := r.Scan(&p.Tenant, &folded, &name, &p.Authority, &serial, (*string)(&p.Status), &at, &mac, &p.Holder, &p.Profile, &p.Slot, &notAfter, &revoked, &released); err != nil {
+		return p, err
+	}
+	// Revocation writes REVOKED without a MAC: a status that only takes away
+	// needs no protection, and every other one has it.
+	if err := db.cfg.Seal.Verify(mac, "thing_principals", principalFields(p.Tenant, folded, p.Authority, serial, p.Status, at)...); err != nil && p.Status != fleet.Revoked {
+		return p, ErrRowTampered.Wrap(err, "Table thing_principals, serial number %x.", serial)
+	}
+	if p.Thing = fleet.ThingName(name.String); !name.Valid {
+		p.Thing = fleet.ThingName(folded)
+	}
+	copy(p.Serial[:], serial)
+	p.AttachedAt, p.NotAfter, p.Revoked = timeOf(at), timeOf(notAfter), revoked != 0 && released == 0
+	return p, nil
+}
+
+// ThingPrincipal implements [registry.Store].
+func (db *DB) ThingPrincipal(ctx context.Context, s access.Scope, authority string, serial ca.Serial) (registry.Principal, error) {
+	p, err := db.scanThingPrincipal(db.queryRow(ctx, principalSelect+`WHERE p.authority = $1 AND p.serial = $2 AND p.tenant = $3`, authority, serial[:], s.Tenant))
+	if errors.Is(err, sql.ErrNoRows) {
+		return registry.Principal{}, registry.ErrPrincipalUnknown.New("")
+	}
+	return p, err
+}
+
+// ThingPrincipals implements [registry.Store].
+func (db *DB) ThingPrincipals(ctx context.Context, s access.Scope, folded string) (out []registry.Principal, err error) {
+	rows, err := db.query(ctx, principalSelect+`WHERE p.tenant = $1 AND p.thing = $2 ORDER BY p.attached_at, p.serial LIMIT 10000`, s.Tenant, fold(folded))
+	err = each(rows, err, func(r row) error {
+		p, err := db.scanThingPrincipal(r)
+		out = append(out, p)
+		return err
+	})
+	return out, err
+}
+
+// PutThingPrincipal implements [registry.Store].
+func (db *DB) PutThingPrincipal(ctx context.Context, p registry.Principal) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		at, folded := millis(p.AttachedAt), p.Thing.Fold()
+		mac := db.cfg.Seal.MAC("thing_principals", principalFields(p.Tenant, folded, p.Authority, p.Serial[:], p.Status, at)...)
+		n, err := db.exec(ctx, `INSERT INTO thing_principals (tenant, thing, authority, serial, status, attached_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7)
+			ON CONFLICT (authority, serial) DO UPDATE SET status = excluded.status, mac = excluded.mac WHERE thing_principals.tenant = excluded.tenant AND thing_principals.thing = excluded.thing AND thing_principals.attached_at = excluded.attached_at AND (thing_principals.status <> 'REVOKED' OR excluded.status = 'REVOKED')`,
+			p.Tenant, folded, p.Authority, p.Serial[:], string(p.Status), at, mac)
+		if err == nil && n != 1 {
+			return registry.ErrPrincipalBound.New("")
+		}
+		return err
+	})
+}
+
+// PutPolicy implements [registry.Store]. A policy's name is the hash of its
+// document, so a second one changes nothing.
+func (db *DB) PutPolicy(ctx context.Context, p registry.Policy, now time.Time) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		_, err := db.exec(ctx, `INSERT INTO policies (tenant, name, document, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, name) DO NOTHING`, p.Tenant, p.Name, p.Document, millis(now))
+		return err
+	})
+}
+
+// Policy implements [registry.Store].
+func (db *DB) Policy(ctx context.Context, s access.Scope, name string) (registry.Policy, error) {
+	p := registry.Policy{Tenant: s.Tenant, Name: name}
+	err := db.queryRow(ctx, `SELECT document FROM policies WHERE tenant = $1 AND name = $2`, s.Tenant, name).Scan(&p.Document)
+	if err != nil {
+		return p, notFound(err, "There is no policy %s.", name)
+	}
+	if !policyHashed(name, p.Document) {
+		return p, ErrRowTampered.New("Table policies, row %s/%s.", s.Tenant, name)
+	}
+	return p, nil
+}
+
+func policyHashed(name, document string) bool {
+	sum := sha256.Sum256([]byte(document))
+	return name == hex.EncodeToString(sum[:])
+}
+
+// Broken implements [registry.Store]. It goes through the tables in pages, so
+// that its memory does not grow with the fleet.
+func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, object, detail string)) error {
+	tampered := func(err error, object string) error {
+		if errors.Is(err, ErrRowTampered) {
+			report("row-tampered", object, "The row is not as this program wrote it.")
+			return nil
+		}
+		return err
+	}
+	// 1. Things, each with its attributes.
+	var tenant, folded string
+	for {
+		var page []thingRow
+		rows, err := db.query(ctx, `SELECT `+thingColumns+` FROM things t WHERE t.tenant > $1 OR (t.tenant = $1 AND t.folded > $2) ORDER BY t.tenant, t.folded LIMIT 500`, tenant, folded)
+		err = each(rows, err, func(row row) error {
+			var r thingRow
+			err := row.Scan(r.dest()...)
+			page = append(page, r)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(page) == 0 {
+			break
+		}
+		for i := range page {
+			r := &page[i]
+			tenant, folded = r.t.Tenant, r.foldedN
+			object := "things " + tenant + "/" + folded
+			t, err := db.thing(ctx, r)
+			if err != nil {
+				if err := tampered(err, object); err != nil {
+					return err
+				}
+				continue
+			}
+			for _, name := range t.Policies {
+				if _, err := db.Policy(ctx, access.Scope{Tenant: tenant}, name); errors.Is(err, ErrRowTampered) {
+					report("row-tampered", "policies "+tenant+"/"+name, "The document is not the one that its name is the hash of.")
+				} else if err != nil && !errors.Is(err, ErrNotFound) {
+					return err
+				} else if err != nil && len(name) == 64 && strings.Trim(name, "0123456789abcdef") == "" {
+					report("policy-missing", object, "It has the policy "+name+", which is not stored.")
+				}
+			}
+		}
+	}
+	// 2. Principals.
+	var authority string
+	var serial []byte
+	for {
+		n := 0
+		rows, err := db.query(ctx, principalSelect+`WHERE p.authority > $1 OR (p.authority = $1 AND p.serial > $2) ORDER BY p.authority, p.serial LIMIT 500`, authority, append([]byte{}, serial...))
+		err = each(rows, err, func(row row) error {
+			n++
+			k := keepKey{row: row}
+			p, err := db.scanThingPrincipal(&k)
+			if err == nil || errors.Is(err, ErrRowTampered) {
+				authority, serial = k.authority, k.serial
+			}
+			return tampered(err, fmt.Sprintf("thing_principals %s/%x", p.Authority, k.serial))
+		})
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	// 3. What must lead from one table to another. Each query lists what does not.
+	for _, q := range []struct{ check, table, detail, query string }{
+		{"thing-missing", "thing_principals", "Its thing does not exist.", `SELECT p.authority, p.serial FROM thing_principals p LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing WHERE t.folded IS NULL`},
+		{"certificate-missing", "thing_principals", "Its certificate does not exist.", `SELECT p.authority, p.serial FROM thing_principals p LEFT JOIN reservations r ON r.serial = p.serial AND r.authority = p.authority AND r.tenant = p.tenant LEFT JOIN certificates c ON c.reservation = r.id WHERE c.reservation IS NULL`},
+		{"ldevid-unattached", "certificates", "The operational certificate belongs to no thing; the device completes it when it registers again.", `SELECT r.authority, r.serial FROM reservations r JOIN certificates c ON c.reservation = r.id LEFT JOIN thing_principals p ON p.authority = r.authority AND p.serial = r.serial WHERE r.profile = 'ldevid' AND p.serial IS NULL`},
+	} {
+		rows, err := db.query(ctx, q.query)
+		err = each(rows, err, func(row row) error {
+			var a string
+			var s []byte
+			err := row.Scan(&a, &s)
+			report(q.check, fmt.Sprintf("%s %s/%x", q.table, a, s), q.detail)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	rows, err := db.query(ctx, `SELECT p.authority, p.serial FROM thing_principals p JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing JOIN reservations r ON r.serial = p.serial AND r.authority = p.authority
+		LEFT JOIN revocations v ON v.authority = p.authority AND v.serial = p.serial WHERE r.holder <> t.holder AND p.status IN ('ACTIVE', 'PENDING_ACTIVATION') AND r.not_after > $1 AND (v.serial IS NULL OR v.released_at > 0)`, millis(now))
+	err = each(rows, err, func(row row) error {
+		var a string
+		var s []byte
+		err := row.Scan(&a, &s)
+		report("thing-two-holders", fmt.Sprintf("thing_principals %s/%x", a, s), "It is live for a thing that belongs to another identity (S22).")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, q := range []struct{ check, table, detail, query string }{
+		{"holder-missing", "things", "Its identity has no birth certificate.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN identities i ON i.tenant = t.tenant AND i.holder = t.holder AND i.profile = 'idevid' WHERE i.holder IS NULL`},
+		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant WHERE g.authority IS NULL`},
+		{"thing-missing", "thing_attributes", "Its thing does not exist.", `SELECT DISTINCT a.tenant, a.thing FROM thing_attributes a LEFT JOIN things t ON t.tenant = a.tenant AND t.folded = a.thing WHERE t.folded IS NULL`},
+		{"authority-missing", "registrations", "Its authority does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN authorities a ON a.name = g.authority AND a.tenant = g.tenant WHERE a.name IS NULL`},
+		{"template-missing", "registrations", "Its template does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN templates m ON m.tenant = g.tenant AND m.name = g.template WHERE m.name IS NULL`},
+		{"hook-missing", "registrations", "Its hook does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN hooks h ON h.tenant = g.tenant AND h.name = g.hook WHERE g.hook <> '' AND h.name IS NULL`},
+	} {
+		rows, err := db.query(ctx, q.query)
+		err = each(rows, err, func(row row) error {
+			var a, b string
+			err := row.Scan(&a, &b)
+			report(q.check, q.table+" "+a+"/"+b, q.detail)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return db.brokenRegistrations(ctx, tampered)
+}
+
+// keepKey remembers the key of a principal's row even if the row is not believed.
+type keepKey struct {
+	row
+	authority string
+	serial    []byte
+}
+
+func (k *keepKey) Scan(dest ...any) error {
+	err := k.row.Scan(dest...)
+	k.authority, k.serial = *dest[3].(*string), *dest[4].(*[]byte)
+	return err
+}
