@@ -1,0 +1,353 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"time"
+
+	"hallmark/ca"
+	"hallmark/ca/csr"
+	"hallmark/ca/profile"
+	"hallmark/fleet"
+	"hallmark/fleet/registry"
+	"hallmark/internal/fault"
+	"hallmark/internal/lane"
+	"hallmark/provisioner"
+)
+
+// Issuer makes operational certificates; [ca.CA] does.
+type Issuer interface {
+	Issue(ctx context.Context, r ca.Request) (ca.Issued, error)
+	Authority(name string) (ca.Info, error)
+	Roots() []*x509.Certificate
+}
+
+// Planner turns a birth certificate into a plan; [provisioner.Planner] does.
+type Planner interface {
+	Plan(ctx context.Context, in provisioner.PlanInput) (provisioner.Plan, error)
+}
+
+// Config makes a Service.
+type Config struct {
+	Gate     *Gate
+	Issuer   Issuer
+	Planner  Planner
+	Registry *registry.Registry
+	Records  ca.Records
+	// DailyLimit is how many operational certificates a device gets in 24 hours
+	// (S17); 0 means 10.
+	DailyLimit int
+	// NonceKey authenticates nonces; all nodes need the same. nil draws one,
+	// which is good for one process.
+	NonceKey []byte
+	// Organization stands in the subject of operational certificates; may be empty.
+	Organization string
+	Log          *slog.Logger
+	Now          func() time.Time
+}
+
+// Service makes devices of birth certificates. It is safe for concurrent use.
+type Service struct {
+	cfg    Config
+	now    func() time.Time
+	log    *slog.Logger
+	nonces nonces
+	seed   maphash.Seed
+	locks  [64]sync.Mutex // by holder: one device, one registration at a time
+}
+
+// New makes a Service.
+func New(cfg Config) *Service {
+	s := &Service{cfg: cfg, now: cfg.Now, log: cfg.Log, nonces: nonces{bytes.Clone(cfg.NonceKey)}, seed: maphash.MakeSeed()}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.cfg.DailyLimit <= 0 {
+		s.cfg.DailyLimit = 10
+	}
+	if len(s.nonces.key) == 0 {
+		s.nonces.key = make([]byte, 32)
+		rand.Read(s.nonces.key)
+	}
+	return s
+}
+
+// Facts are what the connection says.
+type Facts struct {
+	Certificate *x509.Certificate // that the peer proved; nil for none
+	Exporter    Exporter          // nil where the connection has none
+}
+
+// Request is what the device asks.
+type Request struct {
+	CSR        []byte
+	Parameters map[string]string
+}
+
+// Registration is what the device needs to live.
+type Registration struct {
+	Thing         fleet.ThingName
+	Certificate   []byte // DER
+	Chain         [][]byte
+	TrustBundle   [][]byte
+	Configuration map[string]string
+	Policies      []string
+	Status        fleet.PrincipalStatus
+}
+
+// Nonce gives the device a nonce for its CSR, for stacks that cannot export
+// keying material.
+func (s *Service) Nonce(ctx context.Context, f Facts) (nonce string, expires time.Time, err error) {
+	if _, err := s.identify(ctx, f); err != nil {
+		return "", time.Time{}, err
+	}
+	nonce, expires = s.nonces.make(f.Certificate.Raw, s.now())
+	return nonce, expires, nil
+}
+
+func (s *Service) identify(ctx context.Context, f Facts) (Identity, error) {
+	if f.Certificate == nil {
+		return Identity{}, ErrNoCertificate.New("")
+	}
+	return s.cfg.Gate.AdmitCertificate(ctx, f.Certificate)
+}
+
+// Register is the first boot, and every renewal after it: a thing, its
+// configuration, and an operational certificate for a new key. The order:
+//
+//  1. identify: the certificate at the door.
+//  2. parse: the CSR proves that its sender holds the new key.
+//  3. bind: the challenge proves that the sender holds both keys (S15).
+//  4. birth: everything derives from the birth certificate, also a renewal.
+//  5. plan: template and hook, outside any transaction; the hook may take seconds.
+//  6. check: what the registry would refuse is refused before a certificate is made.
+//  7. issue: idempotent by holder, slot and key. A crash after it leaves a
+//     certificate that nobody has and the gate refuses; the same key resumes.
+//  8. register: thing and certificate in one transaction, which decides again.
+func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registration, error) {
+	ctx = lane.With(ctx, lane.Renewal)
+	// 1. identify
+	id, err := s.identify(ctx, f)
+	if err != nil {
+		return Registration{}, err
+	}
+	// 2. parse
+	req, err := csr.Parse(r.CSR)
+	if err != nil {
+		return Registration{}, err
+	}
+	if bytes.Equal(req.SPKI, id.Certificate.RawSubjectPublicKeyInfo) {
+		return Registration{}, ErrKeyReused.New("")
+	}
+	// 3. bind
+	proven, err := s.nonces.bound(req.Challenge, f.Exporter, id.Certificate.Raw, s.now())
+	if err != nil {
+		return Registration{}, err
+	}
+	// 4. birth
+	birth, err := s.birth(ctx, &id)
+	if err != nil {
+		return Registration{}, err
+	}
+	// 5. plan
+	plan, err := s.cfg.Planner.Plan(ctx, provisioner.PlanInput{Tenant: id.Tenant, Authority: birth.record.Authority, Certificate: birth.certificate, Parameters: r.Parameters, ClientID: id.Holder})
+	if err != nil {
+		return Registration{}, err
+	}
+	lock := &s.locks[maphash.String(s.seed, id.Tenant+"\x00"+birth.record.Holder)%uint64(len(s.locks))]
+	lock.Lock()
+	defer lock.Unlock()
+	// 6. check
+	want := registrationOf(&id, &plan)
+	if err := s.cfg.Registry.Check(ctx, want); err != nil {
+		return Registration{}, err
+	}
+	// 7. issue
+	issued, err := s.issue(ctx, &id, birth, &plan, req)
+	if err != nil {
+		return Registration{}, discreet(err)
+	}
+	// 8. register
+	status := fleet.PendingActivation
+	switch {
+	case !plan.Active:
+		status = fleet.Inactive
+	case proven:
+		status = fleet.Active
+	}
+	thing, principal, err := s.cfg.Registry.Register(ctx, want, registry.Attachment{Authority: issued.Authority, Serial: issued.Serial, Status: status})
+	if err != nil {
+		return Registration{}, err
+	}
+	if !issued.Replayed {
+		s.log.InfoContext(ctx, "device registered", "holder", id.Holder, "thing", string(thing.Name), "serial", issued.Serial.String(), "status", string(principal.Status), "with", string(id.Profile))
+	}
+	return s.answer(issued, &thing, &principal)
+}
+
+// birthCertificate is the IDevID behind whoever asks.
+type birthCertificate struct {
+	record      ca.Record
+	certificate *x509.Certificate
+}
+
+// birth finds it. A renewal stands on it too: a device whose birth certificate
+// was revoked or blocked gets no new operational one (S16).
+func (s *Service) birth(ctx context.Context, id *Identity) (*birthCertificate, error) {
+	var found *ca.Record
+	if id.Profile == profile.IDevID {
+		r, err := s.cfg.Records.RecordBySerial(ctx, id.Tenant, id.Authority, id.Serial)
+		if err != nil {
+			return nil, err
+		}
+		found = &r
+	} else {
+		all, err := s.records(ctx, id, profile.IDevID)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			if all[i].State != "" && all[i].DER != nil { // the identity's current one
+				found = &all[i]
+			}
+		}
+		if found == nil {
+			return nil, ErrNoBirth.New("")
+		}
+		if err := s.cfg.Gate.usable(ctx, found, s.now()); err != nil {
+			return nil, ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+		}
+	}
+	c, err := x509.ParseCertificate(found.DER)
+	if err != nil {
+		return nil, err
+	}
+	return &birthCertificate{*found, c}, nil
+}
+
+// records reads the holder's certificates of one profile.
+func (s *Service) records(ctx context.Context, id *Identity, p profile.Name) (out []ca.Record, err error) {
+	q := ca.RecordQuery{Tenant: id.Tenant, Holder: id.Holder, Profile: string(p), Limit: 1000}
+	for {
+		page, err := s.cfg.Records.Records(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, page...)
+		if len(page) < q.Limit {
+			return out, nil
+		}
+		q.After = page[len(page)-1].ID
+	}
+}
+
+// issue makes the certificate, or finds the one that this key has.
+func (s *Service) issue(ctx context.Context, id *Identity, birth *birthCertificate, plan *provisioner.Plan, req *csr.Request) (ca.Issued, error) {
+	// What does not change from try to try. The subject is the thing; the
+	// key's origin is the birth certificate's (S16).
+	r := ca.Request{
+		Identity: ca.Identity{Tenant: id.Tenant, Holder: id.Holder, Profile: string(profile.LDevID)},
+		Subject:  profile.Subject{Organization: s.cfg.Organization, CommonName: plan.Thing.Name, SerialNumber: id.Holder},
+		SPKI:     req.SPKI, Key: req.PublicKey, Origin: profile.Origin(birth.record.Origin),
+		Requester: ca.Requester{Actor: id.actorString(), Authority: id.Authority, Serial: id.Serial},
+		Tool:      "bootstrap",
+	}
+	for try := 0; ; try++ {
+		held, err := s.records(ctx, id, profile.LDevID)
+		if err != nil {
+			return ca.Issued{}, err
+		}
+		now := s.now()
+		known := false
+		r.Rekey = ca.RekeyRefuse
+		for i := range held {
+			if held[i].State != "" && held[i].SPKI == req.SPKIHash {
+				r.Slot, known = held[i].Slot, true
+			}
+		}
+		if !known {
+			if err := s.budget(held, now); err != nil {
+				return ca.Issued{}, err
+			}
+			var supersedes bool
+			if r.Slot, supersedes = ca.PickSlot(ca.TwoSlots, held, now); supersedes {
+				r.Rekey = ca.RekeySupersede
+			}
+		}
+		issued, err := s.cfg.Issuer.Issue(ctx, r)
+		// Another node filled the slot meanwhile: choose again.
+		if errors.Is(err, ca.ErrRework) && try < 3 {
+			continue
+		}
+		return issued, err
+	}
+}
+
+func (i *Identity) actorString() string { a := i.Actor(); return a.String() }
+
+// budget refuses a device in a loop (S17).
+func (s *Service) budget(held []ca.Record, now time.Time) error {
+	n, oldest := 0, now
+	for i := range held {
+		if at := held[i].ReservedAt; at.After(now.Add(-24 * time.Hour)) {
+			if n++; at.Before(oldest) {
+				oldest = at
+			}
+		}
+	}
+	if n < s.cfg.DailyLimit {
+		return nil
+	}
+	return ca.ErrSlots.New("It had %d in 24 hours.", n).After(oldest.Add(24 * time.Hour).Sub(now))
+}
+
+// registrationOf says in the registry's words what the plan wants.
+func registrationOf(id *Identity, p *provisioner.Plan) registry.Registration {
+	out := registry.Registration{
+		Thing: registry.Thing{
+			Tenant: id.Tenant, Name: fleet.ThingName(p.Thing.Name), Holder: id.Holder, Attributes: p.Thing.Attributes, Type: p.Thing.Type,
+			Groups: p.Thing.Groups, BillingGroup: p.Thing.BillingGroup, Configuration: p.Configuration, RegisteredBy: p.Authority,
+		},
+		Overrides: p.Thing.Overrides,
+		TakeOver:  p.TakeOver,
+	}
+	for _, policy := range p.Policies {
+		out.Thing.Policies = append(out.Thing.Policies, policy.Name)
+		if policy.Document != "" {
+			out.Policies = append(out.Policies, registry.Policy{Tenant: id.Tenant, Name: policy.Name, Document: policy.Document})
+		}
+	}
+	return out
+}
+
+// discreet takes out of a refusal what names another device (S15); the log
+// still has it.
+func discreet(err error) error {
+	for _, d := range []*fault.Definition{ca.ErrKeyInUse, ca.ErrElsewhere} {
+		if errors.Is(err, d) {
+			return d.Wrap(err, "")
+		}
+	}
+	return err
+}
+
+func (s *Service) answer(issued ca.Issued, t *registry.Thing, p *registry.Principal) (Registration, error) {
+	a, err := s.cfg.Issuer.Authority(issued.Authority)
+	if err != nil {
+		return Registration{}, err
+	}
+	out := Registration{Thing: t.Name, Certificate: issued.DER, Chain: [][]byte{a.Cert.Raw}, Configuration: t.Configuration, Policies: t.Policies, Status: p.Status}
+	for _, root := range s.cfg.Issuer.Roots() {
+		out.TrustBundle = append(out.TrustBundle, root.Raw)
+	}
+	return out, nil
+}

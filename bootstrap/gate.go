@@ -1,0 +1,338 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"hallmark/access"
+	"hallmark/ca"
+	"hallmark/ca/profile"
+	"hallmark/crl"
+	"hallmark/fleet"
+	"hallmark/fleet/registry"
+	"hallmark/internal/fault"
+)
+
+// Authorities knows the certification authorities; [ca.CA] does.
+type Authorities interface {
+	Authorities() []ca.Info
+	PolicyArc() string
+}
+
+// Revocations is the revoked set in memory; [crl.Set] is one. Before it is
+// loaded everything is revoked.
+type Revocations interface {
+	Revoked(authority string, serial ca.Serial) (reason crl.Reason, at time.Time, revoked bool)
+}
+
+// Records looks certificates up and knows which identities are blocked.
+type Records interface {
+	ca.Records
+	Blocked(ctx context.Context, tenant, holder string) (at time.Time, blocked bool, err error)
+}
+
+// GateConfig makes a Gate.
+type GateConfig struct {
+	CA       Authorities
+	Records  Records
+	Registry *registry.Registry
+	Revoked  Revocations
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// Gate tells who is at the device door. It is safe for concurrent use.
+type Gate struct {
+	cfg     GateConfig
+	now     func() time.Time
+	log     *slog.Logger
+	refused refusals
+}
+
+// NewGate makes a Gate.
+func NewGate(cfg GateConfig) *Gate {
+	g := &Gate{cfg: cfg, now: cfg.Now, log: cfg.Log}
+	if g.now == nil {
+		g.now = time.Now
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	g.refused.m = map[[32]byte]refusal{}
+	return g
+}
+
+// Identity is a device that was let in.
+type Identity struct {
+	Tenant      string
+	Holder      string // as first written
+	Profile     profile.Name
+	Authority   string // that issued the certificate
+	Serial      ca.Serial
+	Certificate *x509.Certificate
+	Origin      profile.Origin
+	NotAfter    time.Time
+	Thing       fleet.ThingName       // of an operational certificate
+	Status      fleet.PrincipalStatus // of an operational certificate; a birth certificate is ACTIVE
+}
+
+// Actor is the device in records.
+func (i *Identity) Actor() access.Actor {
+	return access.Actor{Tenant: i.Tenant, Kind: access.KindDevice, Name: i.Holder, Authority: i.Authority, Serial: i.Serial[:]}
+}
+
+const (
+	maxCertificate = 16 << 10 // octets; the largest honest one has 3 KiB
+	maxChain       = 8
+)
+
+// VerifyConnection is for [tls.Config]. It ends a handshake only for what no
+// honest client sends; a certificate that is refused must still get its answer
+// over HTTP. It runs for resumed sessions too, and so does [Gate.Admit], for
+// every request (S19).
+func (g *Gate) VerifyConnection(cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) > maxChain {
+		return ErrUnknown.New("It came with %d others.", len(cs.PeerCertificates)-1)
+	}
+	for _, c := range cs.PeerCertificates {
+		if len(c.Raw) > maxCertificate {
+			return ErrUnknown.New("It has %d octets.", len(c.Raw))
+		}
+	}
+	return nil
+}
+
+// Admit tells who is at the other end of a connection. That the peer holds the
+// certificate's key was proven in the handshake; this proves the certificate.
+func (g *Gate) Admit(ctx context.Context, cs *tls.ConnectionState) (Identity, error) {
+	if cs == nil || len(cs.PeerCertificates) == 0 {
+		return Identity{}, ErrNoCertificate.New("")
+	}
+	return g.AdmitCertificate(ctx, cs.PeerCertificates[0])
+}
+
+// AdmitCertificate is [Gate.Admit] for a certificate whose key was proven.
+func (g *Gate) AdmitCertificate(ctx context.Context, c *x509.Certificate) (Identity, error) {
+	fingerprint := sha256.Sum256(c.Raw)
+	now := g.now()
+	// 1. What was refused a moment ago for what does not change costs nothing (S41).
+	if err := g.refused.find(fingerprint, now); err != nil {
+		return Identity{}, err
+	}
+	id, lasting, err := g.admit(ctx, c, now)
+	if err != nil && lasting {
+		g.refused.add(fingerprint, now, err)
+	}
+	return id, err
+}
+
+// admit decides. lasting says that the refusal is about the certificate's own octets.
+func (g *Gate) admit(ctx context.Context, c *x509.Certificate, now time.Time) (id Identity, lasting bool, err error) {
+	// 2. Which authority signed it.
+	issuer, err := g.issuer(c)
+	if err != nil {
+		return Identity{}, true, err
+	}
+	// 3. The record, octet by octet: a second certificate that an issuing key
+	//    was made to sign is not one of ours (A12).
+	serial, ok := ca.SerialFromInt(c.SerialNumber)
+	if !ok {
+		return Identity{}, true, ErrUnknown.New("")
+	}
+	rec, err := g.cfg.Records.RecordBySerial(ctx, issuer.Tenant, issuer.Name, serial)
+	switch {
+	case err != nil && fault.KindOf(err) == fault.NotFound:
+		return Identity{}, true, ErrUnknown.New("")
+	case err != nil:
+		return Identity{}, false, err
+	case !bytes.Equal(rec.DER, c.Raw):
+		return Identity{}, true, ErrUnknown.New("")
+	}
+	// 4. The role: record, issuer and policy say the same (S18).
+	p, _ := profile.Get(profile.Name(rec.Profile))
+	if p.Name != profile.IDevID && p.Name != profile.LDevID || issuer.Duty != profile.DutyDevice || !hasPolicy(c, profile.RolePolicy(p, g.cfg.CA.PolicyArc())) {
+		return Identity{}, true, ErrRole.New("")
+	}
+	id = Identity{Tenant: issuer.Tenant, Holder: rec.Shown, Profile: p.Name, Authority: issuer.Name, Serial: serial, Certificate: c,
+		Origin: profile.Origin(rec.Origin), NotAfter: c.NotAfter, Status: fleet.Active}
+	// 5. Whether it may be used now.
+	if err := g.usable(ctx, &rec, now); err != nil {
+		return Identity{}, false, err
+	}
+	if p.Name == profile.IDevID {
+		return id, false, nil
+	}
+	// 6. An operational certificate acts for a thing, if its status lets it.
+	return id, false, g.principal(ctx, &id)
+}
+
+// issuer finds the authority whose key signed c.
+func (g *Gate) issuer(c *x509.Certificate) (ca.Info, error) {
+	var other bool
+	for _, a := range g.cfg.CA.Authorities() {
+		if a.Duty == profile.DutyRoot || !bytes.Equal(a.Cert.RawSubject, c.RawIssuer) || c.CheckSignatureFrom(a.Cert) != nil {
+			continue
+		}
+		if a.Duty != profile.DutyDevice {
+			other = true
+			continue
+		}
+		if err := g.chain(c, a); err != nil {
+			return ca.Info{}, ErrUnknown.Wrap(err, "")
+		}
+		return a, nil
+	}
+	if other {
+		return ca.Info{}, ErrRole.New("")
+	}
+	return ca.Info{}, ErrUnknown.New("")
+}
+
+// chain verifies up to a root. The time is one at which the certificate is
+// valid: that it expired is an answer of its own.
+func (g *Gate) chain(c *x509.Certificate, issuer ca.Info) error {
+	roots, inter := x509.NewCertPool(), x509.NewCertPool()
+	for _, a := range g.cfg.CA.Authorities() {
+		if a.Duty == profile.DutyRoot {
+			roots.AddCert(a.Cert)
+		}
+	}
+	inter.AddCert(issuer.Cert)
+	at := g.now()
+	if at.After(c.NotAfter) {
+		at = c.NotAfter
+	}
+	if at.Before(c.NotBefore) {
+		at = c.NotBefore
+	}
+	_, err := c.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err
+}
+
+func hasPolicy(c *x509.Certificate, oid string) bool {
+	for _, p := range c.Policies {
+		if p.String() == oid {
+			return true
+		}
+	}
+	return false
+}
+
+// usable refuses what is revoked, on hold, out of its time or blocked. The
+// memory is asked before the record: it hears of revocations first.
+func (g *Gate) usable(ctx context.Context, rec *ca.Record, now time.Time) error {
+	if reason, _, revoked := g.cfg.Revoked.Revoked(rec.Authority, rec.Serial); revoked || rec.Revoked() {
+		if revoked && reason == crl.CertificateHold || !revoked && rec.Reason == int(crl.CertificateHold) {
+			return ErrHeld.New("")
+		}
+		return ErrRevoked.New("")
+	}
+	switch {
+	case !now.Before(rec.NotAfter):
+		return ErrExpired.New("It ended at %s.", rec.NotAfter.Format(time.RFC3339))
+	case now.Before(rec.NotBefore):
+		return ErrNotYet.New("It starts at %s.", rec.NotBefore.Format(time.RFC3339))
+	}
+	_, blocked, err := g.cfg.Records.Blocked(ctx, rec.Tenant, rec.Holder)
+	if err != nil {
+		return err
+	}
+	if blocked {
+		return ErrBlocked.New("")
+	}
+	return nil
+}
+
+// principal fills the thing in, and activates a certificate that was waiting
+// for this: the handshake proved its key (S15).
+func (g *Gate) principal(ctx context.Context, id *Identity) error {
+	scope := access.Scope{Tenant: id.Tenant}
+	p, err := g.cfg.Registry.Principal(ctx, scope, id.Authority, id.Serial)
+	if errors.Is(err, registry.ErrPrincipalUnknown) {
+		return ErrInactive.New("") // made, but its registration did not end; the device asks again
+	}
+	if err != nil {
+		return err
+	}
+	if p.Status == fleet.PendingActivation {
+		if _, err := g.cfg.Registry.Prove(ctx, scope, id.Authority, id.Serial); err != nil {
+			return err
+		}
+		g.log.InfoContext(ctx, "device proved its new key", "holder", id.Holder, "serial", id.Serial.String())
+		p.Status = fleet.Active
+	}
+	id.Thing, id.Status = p.Thing, p.Status
+	switch p.Status {
+	case fleet.Active:
+		return nil
+	case fleet.Revoked:
+		return ErrRevoked.New("")
+	}
+	return ErrInactive.New("")
+}
+
+// refusals remembers certificates that can never be let in, so that a device
+// in a loop costs a hash and not a look-up (S41).
+type refusals struct {
+	mu sync.Mutex
+	m  map[[32]byte]refusal
+}
+
+type refusal struct {
+	until time.Time
+	fault *fault.Fault
+}
+
+const (
+	maxRefusals = 4096        // some 500 kB
+	refuseFor   = time.Minute // a certificate that another node has just made is not lost for long
+)
+
+func (r *refusals) find(fingerprint [32]byte, now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f, ok := r.m[fingerprint]; ok && now.Before(f.until) {
+		again := *f.fault // faults can be added to by whoever reports them
+		return &again
+	}
+	return nil
+}
+
+func (r *refusals) add(fingerprint [32]byte, now time.Time, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.m) >= maxRefusals {
+		for k, f := range r.m { // the outdated, and a quarter of the others in no order
+			if !now.Before(f.until) || len(r.m) > maxRefusals*3/4 {
+				delete(r.m, k)
+			}
+		}
+	}
+	r.m[fingerprint] = refusal{now.Add(refuseFor), fault.From(err)}
+}
+
+func (r *refusals) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.m)
+}
+
+// TLSConfig is that of the device door: it asks for any client certificate,
+// which the gate then judges. Ticket keys are made by crypto/tls, live in
+// memory, rotate daily, and belong to this configuration alone (S19).
+func TLSConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), g *Gate) *tls.Config {
+	return &tls.Config{
+		MinVersion:       tls.VersionTLS12,
+		GetCertificate:   certificate,
+		ClientAuth:       tls.RequestClientCert,
+		NextProtos:       []string{"http/1.1"}, // one request a device a year: HTTP/2 would be surface for nothing
+		VerifyConnection: g.VerifyConnection,
+	}
+}

@@ -1,0 +1,225 @@
+package device
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"hallmark/internal/durable"
+)
+
+// home is a device's directory:
+//
+//	idevid.pem idevid.key          from the factory, never changed
+//	slots/A slots/B                each key.pem, then registration.json and cert.pem
+//	slots/active                   "A" or "B": which pair is in use; the truth
+//	ldevid.pem ldevid.key registration.json trust.pem
+//	                               copies of the active slot, for other software
+type home struct {
+	dir  string
+	lock *os.File
+}
+
+const (
+	certFile   = "cert.pem"
+	keyFile    = "key.pem"
+	answerFile = "registration.json"
+
+	retiredFile = "retired" // empty; the slot was in use once
+)
+
+// openHome takes the directory for this process.
+func openHome(dir string) (*home, error) {
+	if dir == "" {
+		return nil, ErrDir.New("It has no name.")
+	}
+	for _, s := range []string{"A", "B"} {
+		if err := os.MkdirAll(filepath.Join(dir, "slots", s), 0o700); err != nil {
+			return nil, ErrDir.Wrap(err, "")
+		}
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "slots", "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, ErrBusy.Wrap(err, "")
+	}
+	return &home{dir, lock}, nil
+}
+
+func (h *home) close() { h.lock.Close() }
+
+func (h *home) path(slot, file string) string { return filepath.Join(h.dir, "slots", slot, file) }
+
+// pair is a key with its certificate.
+type pair struct {
+	tls.Certificate
+	slot string
+}
+
+// birth reads what the factory installed.
+func (h *home) birth() (*pair, error) {
+	c, err := tls.LoadX509KeyPair(filepath.Join(h.dir, "idevid.pem"), filepath.Join(h.dir, "idevid.key"))
+	if err != nil {
+		return nil, ErrIdentity.Wrap(err, "")
+	}
+	return &pair{Certificate: c}, nil
+}
+
+// active reads the pair in use; nil if there is none yet.
+func (h *home) active() (*pair, error) {
+	b, err := os.ReadFile(filepath.Join(h.dir, "slots", "active"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	slot := strings.TrimSpace(string(b))
+	if slot != "A" && slot != "B" {
+		return nil, ErrDir.New("slots/active names no slot.")
+	}
+	p := h.load(slot)
+	if p == nil {
+		return nil, ErrDir.New("Slot %s is in use and cannot be read.", slot)
+	}
+	return p, nil
+}
+
+// load reads a slot; nil if it has no certificate for its key, as one that was
+// being written.
+func (h *home) load(slot string) *pair {
+	c, err := tls.LoadX509KeyPair(h.path(slot, certFile), h.path(slot, keyFile))
+	if err != nil {
+		return nil
+	}
+	return &pair{c, slot}
+}
+
+// key gives the slot's key. A key without a certificate is one of a run that
+// was cut off: it is used again, so that the service sees one device and not two.
+func (h *home) key(slot string, fresh bool) (crypto.Signer, error) {
+	name := h.path(slot, keyFile)
+	if !fresh {
+		if raw, err := os.ReadFile(name); err == nil {
+			if block, _ := pem.Decode(raw); block != nil {
+				if k, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+					if s, ok := k.(crypto.Signer); ok {
+						return s, nil
+					}
+				}
+			}
+		}
+	}
+	// The old certificate goes first, the mark of a retired slot last: cut off
+	// in between, the slot is still one to begin anew.
+	for _, f := range []string{certFile, answerFile} {
+		if err := os.Remove(h.path(slot, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, ErrDir.Wrap(err, "")
+		}
+	}
+	if err := durable.SyncDir(filepath.Join(h.dir, "slots", slot)); err != nil {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	if err := durable.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	if err := os.Remove(h.path(slot, retiredFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrDir.Wrap(err, "")
+	}
+	return k, nil
+}
+
+// waiting finds a slot that has a key, is not in use and was not retired: a run
+// was cut off there.
+func (h *home) waiting(active string) string {
+	for _, slot := range []string{"A", "B"} {
+		if slot == active {
+			continue
+		}
+		if _, err := os.Stat(h.path(slot, keyFile)); err == nil {
+			if _, err := os.Stat(h.path(slot, retiredFile)); err != nil {
+				return slot
+			}
+		}
+	}
+	return ""
+}
+
+// store keeps what the service answered: the answer, then the certificate,
+// whose presence says that the slot is complete.
+func (h *home) store(slot string, chain [][]byte, answer []byte) error {
+	if err := durable.WriteFile(h.path(slot, answerFile), answer, 0o600); err != nil {
+		return ErrDir.Wrap(err, "")
+	}
+	if err := durable.WriteFile(h.path(slot, certFile), pemOf(chain), 0o644); err != nil {
+		return ErrDir.Wrap(err, "")
+	}
+	return nil
+}
+
+// activate makes a slot the one in use. The slot before is retired first, not
+// wiped: cut off in between, the new one is still the one that waits.
+func (h *home) activate(slot string) error {
+	other := map[string]string{"A": "B", "B": "A"}[slot]
+	if _, err := os.Stat(h.path(other, keyFile)); err == nil {
+		if err := durable.WriteFile(h.path(other, retiredFile), nil, 0o644); err != nil {
+			return ErrDir.Wrap(err, "")
+		}
+	}
+	if err := durable.WriteFile(filepath.Join(h.dir, "slots", "active"), []byte(slot+"\n"), 0o644); err != nil {
+		return ErrDir.Wrap(err, "")
+	}
+	return nil
+}
+
+// export copies the active slot to where other software looks; it runs at every
+// start too, so that a cut between two copies does not last.
+func (h *home) export(slot string, trust [][]byte) error {
+	for _, c := range []struct {
+		from, to string
+		perm     os.FileMode
+	}{{keyFile, "ldevid.key", 0o600}, {certFile, "ldevid.pem", 0o644}, {answerFile, answerFile, 0o600}} {
+		b, err := os.ReadFile(h.path(slot, c.from))
+		if err == nil {
+			err = durable.WriteFile(filepath.Join(h.dir, c.to), b, c.perm)
+		}
+		if err != nil {
+			return ErrDir.Wrap(err, "")
+		}
+	}
+	if len(trust) > 0 {
+		if err := durable.WriteFile(filepath.Join(h.dir, "trust.pem"), pemOf(trust), 0o644); err != nil {
+			return ErrDir.Wrap(err, "")
+		}
+	}
+	return nil
+}
+
+func pemOf(ders [][]byte) []byte {
+	var out []byte
+	for _, der := range ders {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return out
+}
