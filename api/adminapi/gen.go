@@ -67,7 +67,7 @@ type AuthorityPage struct {
 
 // AuthorityRequest defines model for AuthorityRequest.
 type AuthorityRequest struct {
-	// Algorithm p256 if not given.
+	// Algorithm P-256 if not given.
 	Algorithm string `json:"algorithm,omitempty,omitzero"`
 
 	// BaseUrl Start of the URLs in its certificates, frozen (S3); the configured one if not given.
@@ -77,10 +77,9 @@ type AuthorityRequest struct {
 	IssueUntil time.Time `json:"issue_until,omitempty,omitzero"`
 
 	// KeyUri Where the key is made: token and object (RFC 7512). A PIN does not belong here.
-	KeyUri       string `json:"key_uri"`
-	Name         string `json:"name"`
-	Organization string `json:"organization,omitempty,omitzero"`
-	Shards       int    `json:"shards,omitempty,omitzero"`
+	KeyUri string `json:"key_uri"`
+	Name   string `json:"name"`
+	Shards int    `json:"shards,omitempty,omitzero"`
 }
 
 // Certificate defines model for Certificate.
@@ -217,6 +216,9 @@ type Hook struct {
 	KeyIds []string `json:"key_ids,omitempty,omitzero"`
 	Name   string   `json:"name"`
 
+	// Roots PEM of the roots that its server's certificate may end in; empty means the system's.
+	Roots string `json:"roots,omitempty,omitzero"`
+
 	// Secret Base64, shown only when the service has just made it.
 	Secret    string    `json:"secret,omitempty,omitzero"`
 	UpdatedAt time.Time `json:"updated_at"`
@@ -232,6 +234,9 @@ type HookPage struct {
 type HookRequest struct {
 	// Allow Address prefixes that may be dialled; empty refuses every address.
 	Allow []string `json:"allow,omitempty,omitzero"`
+
+	// Roots PEM of the roots that its server's certificate may end in; without it the system's.
+	Roots string `json:"roots,omitempty,omitzero"`
 
 	// Rotate Make a new secret; the former stays valid until the next rotation.
 	Rotate bool   `json:"rotate,omitempty,omitzero"`
@@ -437,8 +442,11 @@ type RegistrationPage struct {
 
 // RegistrationRequest defines model for RegistrationRequest.
 type RegistrationRequest struct {
-	Enabled  bool   `json:"enabled"`
-	Hook     string `json:"hook,omitempty,omitzero"`
+	Enabled bool   `json:"enabled"`
+	Hook    string `json:"hook,omitempty,omitzero"`
+
+	// TakeOver A thing with a live device may go to another one, if the hook allows it too (S22).
+	TakeOver bool   `json:"take_over,omitempty,omitzero"`
 	Template string `json:"template"`
 }
 
@@ -447,6 +455,7 @@ type RegistrationRule struct {
 	Authority string    `json:"authority"`
 	Enabled   bool      `json:"enabled"`
 	Hook      string    `json:"hook"`
+	TakeOver  bool      `json:"take_over"`
 	Template  string    `json:"template"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -470,8 +479,8 @@ type Revocation struct {
 
 // RevokeRequest defines model for RevokeRequest.
 type RevokeRequest struct {
-	// AllowReenrol The identity may get another certificate (S16); never after keyCompromise.
-	AllowReenrol bool   `json:"allow_reenrol,omitempty,omitzero"`
+	// AllowReenrol The identity may get another certificate (S16). Not after keyCompromise; without this member, after every other reason.
+	AllowReenrol *bool  `json:"allow_reenrol,omitempty"`
 	Note         string `json:"note,omitempty,omitzero"`
 	Reason       string `json:"reason"`
 }
@@ -586,7 +595,7 @@ type TemplateRequest struct {
 	// Body The JSON text.
 	Body string `json:"body"`
 
-	// Kind jitp if not given.
+	// Kind first-boot if not given, the only one so far.
 	Kind string `json:"kind,omitempty,omitzero"`
 }
 

@@ -1,0 +1,17 @@
+// Package console is the people's view of the service in a browser: what is
+// being made, what is trusted, and what needs somebody's attention. It reads
+// and changes nothing; changes are made with the command line and the API.
+//
+// Promises:
+//   - Everything is readable without JavaScript and reachable by keyboard. The
+//     script only turns times into the reader's own zone.
+//   - A page shows text from devices and factories as text (A55): templates
+//     escape by context, and the content security policy allows no inline
+//     script or style and nothing from elsewhere.
+//   - A session lives in memory and ends with the token that opened it, after
+//     half an hour without use, or after eight hours. Its cookie is new at every
+//     sign-in, never readable by scripts, and never sent from another site.
+//   - Every page asks the same grants table as the API.
+//
+// Start reading at console.go; pages.go has one function a page.
+package console
