@@ -1,0 +1,238 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hallmark/api/adminapi"
+	"hallmark/ca/ceremony"
+	"hallmark/internal/durable"
+)
+
+func newCACmd(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "ca", Short: "The authorities of a running service",
+		Long: `The root stays offline; its certificate and list are stored here. An issuing
+authority is made in three steps: its key and CSR here (ca csr), its certificate
+at the root (ceremony sign), and the check and installation here (ca install).`,
+		Example: `  hallmark ca root --name root-1 --certificate root-1.pem --list root-1.crl
+  hallmark ca csr --name device-1 --duty device --cn "Example Device CA 1" --key 'pkcs11:token=line;object=device-1?module-path=…&pin-source=file:…'
+  hallmark ca install device-1 --root root-1 --certificate device-1.pem`,
+	}
+	cmd.AddCommand(newCAListCmd(g), newCARootCmd(g), newCACSRCmd(g), newCAInstallCmd(g), newCACRLCmd(g))
+	return cmd
+}
+
+func newCAListCmd(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the authorities", Args: cobra.NoArgs, Example: "  hallmark ca list --dir demo",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			api, err := g.admin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			a, err := api.ListAuthoritiesWithResponse(cmd.Context())
+			if err != nil {
+				return errAnswer.Wrap(err, "")
+			}
+			if a.JSON200 == nil {
+				return problem(a.StatusCode(), a.Body)
+			}
+			return g.print(a.JSON200.Items, func(w io.Writer) {
+				rows := [][]string{}
+				for _, a := range a.JSON200.Items {
+					rows = append(rows, []string{a.Name, a.Duty, a.State, dash(a.Issuer), day(a.NotAfter), dash(a.KeyUri)})
+				}
+				table(w, []string{"NAME", "DUTY", "STATE", "SIGNED BY", "UNTIL", "KEY"}, rows, "No authority yet. Start with hallmark ceremony root, then hallmark ca root.")
+			})
+		},
+	}
+}
+
+func newCARootCmd(g *globals) *cobra.Command {
+	var name, cert, list, base string
+	cmd := &cobra.Command{
+		Use: "root", Short: "Store a root's certificate and list", Args: cobra.NoArgs,
+		Example: "  hallmark ca root --name root-1 --certificate root-1.pem --list root-1.crl",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := readPEM(cert, "CERTIFICATE")
+			if err != nil {
+				return err
+			}
+			api, err := g.admin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			a, err := api.CreateRootWithResponse(cmd.Context(), adminapi.RootRequest{Name: name, Certificate: text, BaseUrl: base})
+			if err != nil {
+				return errAnswer.Wrap(err, "")
+			}
+			if a.JSON201 == nil {
+				return problem(a.StatusCode(), a.Body)
+			}
+			if list != "" {
+				if err := putRootList(cmd, api, name, list); err != nil {
+					return err
+				}
+			}
+			return g.print(a.JSON201, func(w io.Writer) { fmt.Fprintf(w, "Root %s stored: %s\n", name, a.JSON201.Subject) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&name, "name", "", "name of the root, as in its ceremony")
+	f.StringVar(&cert, "certificate", "", "PEM or DER file of its certificate")
+	f.StringVar(&list, "list", "", "PEM or DER file of its list")
+	f.StringVar(&base, "base-url", "", "where its list and certificate are fetched; default the configured one")
+	cmd.MarkFlagRequired("name")
+	cmd.MarkFlagRequired("certificate")
+	return cmd
+}
+
+func newCACSRCmd(g *globals) *cobra.Command {
+	var r adminapi.AuthorityRequest
+	var out, until string
+	cmd := &cobra.Command{
+		Use: "csr", Short: "Make an issuing authority's key in the service's token, and its CSR", Args: cobra.NoArgs,
+		Example: "  hallmark ca csr --name infra-1 --duty infrastructure --cn \"Example Infrastructure CA 1\" --key 'pkcs11:token=line;object=infra-1'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if until != "" {
+				t, err := time.Parse(time.DateOnly, until)
+				if err != nil {
+					return errUsage{fmt.Errorf("--issue-until %q is not a date such as 2036-01-31", until)}
+				}
+				r.IssueUntil = t
+			}
+			api, err := g.admin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			a, err := api.CreateAuthorityWithResponse(cmd.Context(), r)
+			if err != nil {
+				return errAnswer.Wrap(err, "")
+			}
+			if a.JSON201 == nil {
+				return problem(a.StatusCode(), a.Body)
+			}
+			if out == "" {
+				out = r.Name + ".csr"
+			}
+			if err := durable.WriteFile(out, []byte(a.JSON201.Csr), 0o644); err != nil {
+				return err
+			}
+			return g.print(a.JSON201, func(w io.Writer) {
+				fmt.Fprintf(w, "CSR of %s written to %s.\n", r.Name, out)
+				if b, _ := pem.Decode([]byte(a.JSON201.Csr)); b != nil {
+					fmt.Fprintf(w, "Read its checksum aloud at the ceremony: %s\n", ceremony.WordsOf(b.Bytes))
+				}
+				fmt.Fprintf(w, "Next, at the root: hallmark ceremony sign --csr %s\n", filepath.Base(out))
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&r.Name, "name", "", "name of the authority; part of URLs for decades")
+	f.StringVar(&r.Duty, "duty", "", "device, or infrastructure (stations, people, servers)")
+	f.StringVar(&r.CommonName, "cn", "", "common name of its subject")
+	f.StringVar(&r.KeyUri, "key", "", "where the key is made (RFC 7512 URI)")
+	f.StringVar(&r.Algorithm, "algorithm", "", "P-256 (default), P-384, RSA-3072, …")
+	f.StringVar(&r.BaseUrl, "base-url", "", "start of the URLs in its certificates, frozen; default the configured one")
+	f.IntVar(&r.Shards, "shards", 0, "lists that its certificates are spread over; default the configured number")
+	f.StringVar(&until, "issue-until", "", "date after which it only signs lists")
+	f.StringVar(&out, "out", "", "file for the CSR; default NAME.csr")
+	for _, n := range []string{"name", "duty", "cn", "key"} {
+		cmd.MarkFlagRequired(n)
+	}
+	return cmd
+}
+
+func newCAInstallCmd(g *globals) *cobra.Command {
+	var root, cert string
+	cmd := &cobra.Command{
+		Use: "install NAME", Short: "Check and install the certificate of an issuing authority", Args: cobra.ExactArgs(1),
+		Example: "  hallmark ca install device-1 --root root-1 --certificate device-1.pem",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := readPEM(cert, "CERTIFICATE")
+			if err != nil {
+				return err
+			}
+			api, err := g.admin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			a, err := api.InstallAuthorityWithResponse(cmd.Context(), args[0], adminapi.InstallRequest{Certificate: text, Root: root})
+			if err != nil {
+				return errAnswer.Wrap(err, "")
+			}
+			if a.JSON200 == nil {
+				return problem(a.StatusCode(), a.Body)
+			}
+			return g.print(a.JSON200, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is active until %s.\n", a.JSON200.Name, a.JSON200.NotAfter.Format(time.DateOnly))
+			})
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", "name of the root that signed it")
+	cmd.Flags().StringVar(&cert, "certificate", "", "PEM or DER file")
+	cmd.MarkFlagRequired("root")
+	cmd.MarkFlagRequired("certificate")
+	return cmd
+}
+
+func newCACRLCmd(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "crl ROOT FILE", Short: "Store a new list of a root", Args: cobra.ExactArgs(2),
+		Example: "  hallmark ca crl root-1 root-1.crl",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := g.admin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := putRootList(cmd, api, args[0], args[1]); err != nil {
+				return err
+			}
+			return g.print(map[string]string{"root": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "The list of %s is published.\n", args[0]) })
+		},
+	}
+	return cmd
+}
+
+func putRootList(cmd *cobra.Command, api *adminapi.ClientWithResponses, root, file string) error {
+	text, err := readPEM(file, "X509 CRL")
+	if err != nil {
+		return err
+	}
+	l, err := api.PutRootListWithResponse(cmd.Context(), root, adminapi.RootListRequest{List: text})
+	if err != nil {
+		return errAnswer.Wrap(err, "")
+	}
+	if l.JSON200 == nil {
+		return problem(l.StatusCode(), l.Body)
+	}
+	return nil
+}
+
+// readPEM reads a file in PEM or DER and gives PEM.
+func readPEM(file, kind string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	if block, _ := pem.Decode(b); block != nil {
+		if block.Type != kind {
+			return "", fmt.Errorf("%s holds a %s, not a %s", file, block.Type, kind)
+		}
+		return string(pem.EncodeToMemory(block)), nil
+	}
+	if kind == "CERTIFICATE" {
+		if _, err := x509.ParseCertificate(b); err != nil {
+			return "", fmt.Errorf("%s is neither PEM nor DER of a certificate: %w", file, err)
+		}
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})), nil
+}

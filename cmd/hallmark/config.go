@@ -1,0 +1,318 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"hallmark/ca"
+	"hallmark/ca/profile"
+	"hallmark/internal/der"
+	"hallmark/internal/fault"
+	"hallmark/internal/strictjson"
+	"hallmark/provisioner"
+)
+
+var errConfig = fault.Define(fault.Invalid, "config-invalid", "The configuration is not valid.", "Correct the named line; hallmark config check tells when it is right.")
+
+// Config is hallmark.yaml. A key that is not here is an error.
+type Config struct {
+	// State is the directory of everything the service keeps: database, seal
+	// key, service keys, published lists. Relative to the file.
+	State string `yaml:"state"`
+	// Database is a file (SQLite) or a postgres:// URL; default hallmark.db in State.
+	Database string `yaml:"database"`
+	// Production refuses every development convenience at once (S44): software
+	// CA keys, exportable keys, base URLs that cannot last.
+	Production bool `yaml:"production"`
+	// BaseURL is the start of the URLs in certificates (lists, OCSP, issuers).
+	// It is frozen into an authority when that is made (S3).
+	BaseURL string `yaml:"base_url"`
+	// ServerNames are the names and addresses in the service's TLS certificates.
+	ServerNames []string `yaml:"server_names"`
+	// Domain is an owned domain for the units' DNS names UNIT.ORDER.DOMAIN; empty leaves them out.
+	Domain string `yaml:"domain"`
+	// PolicyArc is the object identifier under which roles and key origins are numbered.
+	PolicyArc string `yaml:"policy_arc"`
+	// Listen are the addresses of the doors.
+	Listen Listen `yaml:"listen"`
+	// Approvers are who may sign orders, pinned here and not in the database (S32).
+	Approvers []ApproverConfig `yaml:"approvers"`
+	// ApprovalsNeeded is how many of them must sign; default 1.
+	ApprovalsNeeded int `yaml:"approvals_needed"`
+	// Tokens configures PKCS#11.
+	Tokens TokensConfig `yaml:"tokens"`
+	// Lists configures the CRLs.
+	Lists ListsConfig `yaml:"lists"`
+	// Log configures the transparency log.
+	Log LogConfig `yaml:"log"`
+	// HookRoots names a PEM file with the roots that hooks' servers are verified
+	// with; empty means the system's.
+	HookRoots string `yaml:"hook_roots"`
+	// LogLevel is debug, info, warn or error; default info.
+	LogLevel string `yaml:"log_level"`
+
+	dir string // of the file
+}
+
+// Listen is where the doors are.
+type Listen struct {
+	People  string `yaml:"people"`  // console and administration API; default 127.0.0.1:8443
+	Device  string `yaml:"device"`  // devices, mutual TLS; default :9443
+	Factory string `yaml:"factory"` // stations, mutual TLS; default :9444
+	Enrol   string `yaml:"enrol"`   // enrolment without a certificate; default :9445
+	Public  string `yaml:"public"`  // lists, OCSP, certificates, log, health, without TLS; default :8080
+	Metrics string `yaml:"metrics"` // default 127.0.0.1:9090
+}
+
+// ApproverConfig pins an approver's public key.
+type ApproverConfig struct {
+	Name string `yaml:"name"`
+	Key  string `yaml:"key"` // PEM text, or the name of a PEM file, with a public key
+}
+
+// TokensConfig configures PKCS#11 tokens.
+type TokensConfig struct {
+	Sessions int `yaml:"sessions"` // per token; 0 picks min(cores, 4)
+}
+
+// ListsConfig configures CRLs.
+type ListsConfig struct {
+	Validity Duration `yaml:"validity"` // default 168h; a list is renewed at half of it
+	Shards   int      `yaml:"shards"`   // of newly made authorities; default 1
+}
+
+// LogConfig configures the transparency log.
+type LogConfig struct {
+	Origin string `yaml:"origin"` // its name in checkpoints; default from base_url
+}
+
+// Duration is a Go duration in YAML.
+type Duration time.Duration
+
+// UnmarshalYAML reads "168h".
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is not a duration such as 168h", n.Line, n.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// loadConfig reads, checks and completes a configuration file.
+func loadConfig(file string) (*Config, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, errConfig.Wrap(err, "File %s.", file)
+	}
+	c, err := parseConfig(b, filepath.Dir(file))
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type main\.(\w+)`)
+
+// parseConfig is strict: an unknown key is an error with its line and the
+// nearest name.
+func parseConfig(b []byte, dir string) (*Config, error) {
+	c := &Config{dir: dir}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
+			return nil, errConfig.New("Line %s: there is no key %q here%s.", m[1], m[2], nearest(m[2], m[3])).With("line", m[1])
+		}
+		return nil, errConfig.New("%s.", strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", " "), "yaml: "))
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errConfig.New("There is a second document after ---.")
+	}
+	return c, c.complete()
+}
+
+// nearest suggests the key that was probably meant.
+func nearest(key, typeName string) string {
+	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, ListsConfig{}, LogConfig{}} {
+		if t := reflect.TypeOf(v); t.Name() == typeName {
+			var names []string
+			for i := range t.NumField() {
+				if n := t.Field(i).Tag.Get("yaml"); n != "" {
+					names = append(names, n)
+				}
+			}
+			if n := strictjson.Nearest(key, names); n != "" {
+				return fmt.Sprintf("; did you mean %q", n)
+			}
+			return "; there are " + strings.Join(names, ", ")
+		}
+	}
+	return ""
+}
+
+// complete fills defaults and checks what can be checked without starting.
+func (c *Config) complete() error {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	def(&c.State, "state")
+	if !filepath.IsAbs(c.State) {
+		c.State = filepath.Join(c.dir, c.State)
+	}
+	def(&c.Database, "hallmark.db")
+	if !strings.Contains(c.Database, "://") && !filepath.IsAbs(c.Database) {
+		c.Database = filepath.Join(c.State, c.Database)
+	}
+	def(&c.BaseURL, "http://localhost:8080")
+	if err := ca.ValidBaseURL(c.BaseURL, c.Production); err != nil {
+		return errConfig.New("base_url: %s", fault.From(err).Detail)
+	}
+	if len(c.ServerNames) == 0 {
+		c.ServerNames = []string{"localhost", "127.0.0.1", "::1"}
+	}
+	for _, n := range c.ServerNames {
+		if _, err := netip.ParseAddr(n); err != nil && !validHost(n) {
+			return errConfig.New("server_names: %q is neither a DNS name nor an address.", n)
+		}
+	}
+	if c.Domain != "" && !validHost(c.Domain) {
+		return errConfig.New("domain: %q is not a DNS name.", c.Domain)
+	}
+	def(&c.PolicyArc, profile.DefaultArc)
+	if _, err := der.ParseOID(c.PolicyArc); err != nil {
+		return errConfig.New("policy_arc: %q is not an object identifier.", c.PolicyArc)
+	}
+	def(&c.Listen.People, "127.0.0.1:8443")
+	def(&c.Listen.Device, ":9443")
+	def(&c.Listen.Factory, ":9444")
+	def(&c.Listen.Enrol, ":9445")
+	def(&c.Listen.Public, ":8080")
+	def(&c.Listen.Metrics, "127.0.0.1:9090")
+	for name, a := range c.Listen.all() {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return errConfig.New("listen.%s: %q is not HOST:PORT.", name, a)
+		}
+	}
+	if h, _, _ := net.SplitHostPort(c.Listen.Metrics); h != "127.0.0.1" && h != "::1" && h != "localhost" {
+		return errConfig.New("listen.metrics: %q is not local; profiles show memory.", c.Listen.Metrics)
+	}
+	if c.ApprovalsNeeded == 0 {
+		c.ApprovalsNeeded = 1
+	}
+	if c.ApprovalsNeeded < 0 || len(c.Approvers) > 0 && c.ApprovalsNeeded > len(c.Approvers) {
+		return errConfig.New("approvals_needed: %d of %d approvers.", c.ApprovalsNeeded, len(c.Approvers))
+	}
+	if c.Tokens.Sessions < 0 || c.Tokens.Sessions > 256 {
+		return errConfig.New("tokens.sessions: %d is not 0 to 256.", c.Tokens.Sessions)
+	}
+	if c.Lists.Validity == 0 {
+		c.Lists.Validity = Duration(7 * 24 * time.Hour)
+	}
+	if d := time.Duration(c.Lists.Validity); d < 10*time.Minute || d > 90*24*time.Hour {
+		return errConfig.New("lists.validity: %s is not 10m to 2160h.", d)
+	}
+	if c.Lists.Shards == 0 {
+		c.Lists.Shards = 1
+	}
+	if c.Lists.Shards < 1 || c.Lists.Shards > 100_000 {
+		return errConfig.New("lists.shards: %d is not 1 to 100000.", c.Lists.Shards)
+	}
+	def(&c.Log.Origin, strings.TrimPrefix(c.BaseURL, "http://")+"/log")
+	if strings.ContainsAny(c.Log.Origin, " +\n") {
+		return errConfig.New("log.origin: %q has a space or a plus sign.", c.Log.Origin)
+	}
+	def(&c.LogLevel, "info")
+	_, err := c.approvers()
+	return err
+}
+
+func (l *Listen) all() map[string]string {
+	return map[string]string{"people": l.People, "device": l.Device, "factory": l.Factory, "enrol": l.Enrol, "public": l.Public, "metrics": l.Metrics}
+}
+
+func validHost(h string) bool {
+	for _, l := range strings.Split(h, ".") {
+		if !profile.Label(l) {
+			return false
+		}
+	}
+	return true
+}
+
+// approvers parses the pinned keys.
+func (c *Config) approvers() ([]provisioner.Approver, error) {
+	var out []provisioner.Approver
+	for i, a := range c.Approvers {
+		text := []byte(a.Key)
+		if !strings.Contains(a.Key, "-----BEGIN") {
+			name := a.Key
+			if !filepath.IsAbs(name) {
+				name = filepath.Join(c.dir, name)
+			}
+			var err error
+			if text, err = os.ReadFile(name); err != nil {
+				return nil, errConfig.New("approvers[%d].key: %v.", i, err)
+			}
+		}
+		key, err := parsePublicKey(text)
+		if err != nil || a.Name == "" {
+			return nil, errConfig.New("approvers[%d]: a name and a public key in PEM are needed.", i)
+		}
+		out = append(out, provisioner.Approver{Name: a.Name, Key: key})
+	}
+	return out, nil
+}
+
+func parsePublicKey(text []byte) (crypto.PublicKey, error) {
+	b, _ := pem.Decode(text)
+	if b == nil {
+		return nil, errors.New("no PEM block")
+	}
+	if b.Type == "CERTIFICATE" {
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		return c.PublicKey, nil
+	}
+	return x509.ParsePKIXPublicKey(b.Bytes)
+}
+
+func newConfigCmd(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Check and explain the configuration file"}
+	check := &cobra.Command{
+		Use: "check FILE", Short: "Tell whether a configuration file is valid", Args: cobra.ExactArgs(1),
+		Example: "  hallmark config check hallmark.yaml",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, err := loadConfig(args[0])
+			if err != nil {
+				return err
+			}
+			return g.print(map[string]any{"valid": true, "state": c.State, "production": c.Production}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is valid. State: %s, production mode: %s.\n", args[0], c.State, strconv.FormatBool(c.Production))
+			})
+		},
+	}
+	cmd.AddCommand(check)
+	return cmd
+}

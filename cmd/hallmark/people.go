@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	"hallmark/access"
+	"hallmark/bootstrap"
+	"hallmark/fleet/registry"
+	"hallmark/internal/durable"
+	"hallmark/provisioner"
+	"hallmark/web"
+	"hallmark/web/console"
+)
+
+// openBootstrap makes the devices' door: the gate that knows certificates, the
+// registry, the planner with templates and hooks, and first boot.
+func (s *Server) openBootstrap() error {
+	s.reged = registry.New(registry.Config{Store: s.db, Now: s.now})
+	s.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: s.db, Log: s.log, Now: s.now})
+	s.gate = bootstrap.NewGate(bootstrap.GateConfig{CA: s.ca, Records: s.db, Registry: s.reged, Revoked: s.set, Log: s.log, Now: s.now})
+	s.boot = bootstrap.New(bootstrap.Config{Gate: s.gate, Issuer: s.ca, Planner: s.planner, Registry: s.reged, Records: s.db,
+		NonceKey: s.box.MAC("bootstrap-nonce"), Log: s.log, Now: s.now})
+	return nil
+}
+
+// deviceTLS is the devices' door: any certificate is taken at the handshake and
+// judged by the gate, so that a revoked or expired one gets an answer with a
+// code (clarification 10).
+func (s *Server) deviceTLS() *tls.Config {
+	return bootstrap.TLSConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		d := s.tls.Load()
+		if !d.ready {
+			return nil, errNoInfra.New("")
+		}
+		return d.cert, nil
+	}, s.gate)
+}
+
+// people makes the door of console and administration API. The first principal's
+// token goes to a file that only the service's user reads.
+func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler, error) {
+	auth := access.NewAuthenticator(access.Config{Store: s.db, Log: s.log, Now: s.now})
+	file := filepath.Join(s.cfg.State, "admin.token")
+	if _, err := auth.Bootstrap(ctx, func(_ string, t access.Token) error {
+		return durable.WriteFile(file, []byte(t.Reveal()+"\n"), 0o600)
+	}); err != nil {
+		return nil, err
+	}
+	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog,
+		now: s.now, log: s.log, reloaded: s.authoritiesChanged}
+	parts := b.web()
+	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")
+	pages, err := console.New(console.Config{Backend: parts, Access: auth, Log: s.log, Now: s.now})
+	if err != nil {
+		return nil, err
+	}
+	return web.NewPeople(web.PeopleConfig{Backend: parts, Access: auth, Cursors: web.NewCursors(s.box), Console: pages, Log: s.log, Metrics: metrics, HSTS: hsts, Now: s.now})
+}
+
+// authoritiesChanged follows the installation of an authority: lists for it,
+// certificates for the doors.
+func (s *Server) authoritiesChanged(ctx context.Context) error {
+	if err := s.lists.Sweep(ctx); err != nil {
+		return err
+	}
+	return s.renewDoors(ctx)
+}

@@ -1,0 +1,645 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+
+	"hallmark/access"
+	"hallmark/bootstrap"
+	"hallmark/ca"
+	"hallmark/ca/profile"
+	"hallmark/ca/tlog"
+	"hallmark/crl"
+	"hallmark/fleet/registry"
+	"hallmark/hsm"
+	"hallmark/internal/durable"
+	"hallmark/internal/fault"
+	"hallmark/internal/lane"
+	"hallmark/internal/seal"
+	"hallmark/provisioner"
+	"hallmark/station/uplink"
+	"hallmark/station/uplink/server"
+	"hallmark/store"
+	"hallmark/web"
+)
+
+var errAttempts = fault.Define(fault.Exhausted, "enrol-attempts", "Too many refused attempts came from this address.", "Wait, check the code, and ask for a new one if it was used.")
+
+var errNoInfra = fault.Define(fault.Unavailable, "no-infrastructure-authority", "No infrastructure authority is installed, so this door has no certificate yet.", "Install one: hallmark ca csr, hallmark ceremony sign, hallmark ca install.")
+
+// Server is the whole service. End-to-end tests construct the same one.
+type Server struct {
+	cfg *Config
+	log *slog.Logger
+	now func() time.Time
+	reg *prometheus.Registry
+
+	box     *seal.Box
+	db      *store.DB
+	keys    *hsm.Keyring
+	ca      *ca.CA
+	tlog    *tlog.Log
+	set     *crl.Set
+	crl     *crl.Service
+	lists   *crl.Publisher
+	ocsp    *crl.OCSP
+	prov    *provisioner.Provisioner
+	reged   *registry.Registry
+	boot    *bootstrap.Service
+	gate    *bootstrap.Gate
+	planner *provisioner.Planner
+	certs   *certifier
+	first   *serviceCert // until an infrastructure authority is there
+
+	tls     atomic.Pointer[doorCertificate]
+	watched chan []byte
+	settled int64 // reservations up to this id have a certificate or are void
+
+	stationOnce sync.Once
+	stationDoor *stationDoor
+
+	doors map[string]*door
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+}
+
+// doorCertificate is what the TLS doors show, and whom the factory door trusts.
+type doorCertificate struct {
+	cert     *tls.Certificate // leaf and issuing CA
+	withRoot *tls.Certificate // for enrolment, where the root is proven by its hash
+	infra    *x509.CertPool   // authorities that certify stations
+	device   *x509.CertPool
+	ready    bool
+}
+
+// door is one listener.
+type door struct {
+	name     string
+	listener net.Listener
+	server   *http.Server
+}
+
+// keysAdapter gives the keyring's keys to package ca.
+type keysAdapter struct {
+	*hsm.Keyring
+	development bool
+}
+
+// Key opens a CA key and refuses one that could leave its token (A22).
+func (k keysAdapter) Key(ctx context.Context, uri string) (ca.Key, error) {
+	attrs, err := k.Attributes(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	if err := hsm.CheckCAKey(attrs, k.development); err != nil {
+		return nil, err
+	}
+	return k.Signer(ctx, uri)
+}
+
+// serverOptions are what tests and the demo set and no configuration does.
+type serverOptions struct {
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// newServer opens everything that a service needs, and listens nowhere yet. It
+// fails closed: without its seal key, its database or the state of revocation
+// there is no service.
+func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, err error) {
+	s = &Server{cfg: cfg, log: opt.Log, now: opt.Now, reg: prometheus.NewRegistry(), doors: map[string]*door{}, watched: make(chan []byte, 1024)}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = cancel
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	s.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := os.MkdirAll(cfg.State, 0o700); err != nil {
+		return nil, err
+	}
+	if s.box, err = openSeal(cfg); err != nil {
+		return nil, err
+	}
+	if s.db, err = store.Open(ctx, store.Config{URL: cfg.Database, Seal: s.box, Log: s.log, Now: s.now}); err != nil {
+		return nil, err
+	}
+	s.keys = hsm.Open(hsm.Config{Log: s.log, Sessions: cfg.Tokens.Sessions, Production: cfg.Production, Metrics: s.reg})
+	if s.ca, err = ca.New(ctx, ca.Config{Ledger: s.db.Ledger(), Keys: keysAdapter{s.keys, !cfg.Production}, Store: s.db, PolicyArc: cfg.PolicyArc, Watch: s.watch, Log: s.log, Now: s.now}); err != nil {
+		return nil, err
+	}
+	v := vault{dir: filepath.Join(cfg.State, "keys"), box: s.box}
+	logKey, err := v.ed25519Key("log")
+	if err != nil {
+		return nil, err
+	}
+	if s.tlog, err = tlog.New(tlog.Config{Store: s.db.Log(), Origin: cfg.Log.Origin, Key: logKey, Now: s.now, Log: s.log}); err != nil {
+		return nil, err
+	}
+	if err := s.checkLog(ctx); err != nil {
+		return nil, err
+	}
+
+	// Trust taken away is known before any door opens (A28).
+	s.set = crl.NewSet(crl.SetConfig{Feed: s.db, Log: s.log, Now: s.now})
+	if err := s.set.Load(ctx); err != nil {
+		return nil, err
+	}
+	s.crl = crl.New(crl.Config{Store: s.db, Log: s.log, Now: s.now})
+	s.lists = crl.NewPublisher(crl.PublisherConfig{Store: s.db, CA: s.ca, Set: s.set, Dir: filepath.Join(cfg.State, "public"), Validity: time.Duration(cfg.Lists.Validity), Log: s.log, Now: s.now})
+	if err := s.lists.Start(ctx); err != nil {
+		return nil, err
+	}
+	s.certs = &certifier{ca: s.ca, db: s.db, vault: v, now: s.now, have: map[string]*serviceCert{}}
+	s.ocsp = crl.NewOCSP(crl.OCSPConfig{Store: s.db, CA: s.ca, Set: s.set, Responder: s.responder, Log: s.log, Now: s.now})
+
+	if err := s.openProvisioning(); err != nil {
+		return nil, err
+	}
+	if err := s.renewDoors(ctx); err != nil {
+		return nil, err
+	}
+	s.metrics()
+	s.background(run)
+	return s, nil
+}
+
+// openSeal loads the key that protects rows and secrets, or makes it for a
+// state directory that has no database yet. A database without its key is never
+// opened with a new one.
+func openSeal(cfg *Config) (*seal.Box, error) {
+	name := filepath.Join(cfg.State, "seal.key")
+	b, err := seal.Load(name)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return b, err
+	}
+	if _, statErr := os.Stat(cfg.Database); statErr == nil {
+		return nil, fmt.Errorf("the database %s is there but its key %s is not: restore the key", cfg.Database, name)
+	}
+	return seal.Create(name)
+}
+
+// watch hands an issued certificate to the background lint; it never waits.
+func (s *Server) watch(der []byte) {
+	select {
+	case s.watched <- der:
+	default: // the lint is behind; fsck lints everything
+	}
+}
+
+// checkLog compares the log with the newest checkpoint held outside the
+// database (S34): a database set back to an older state is noticed here.
+func (s *Server) checkLog(ctx context.Context) error {
+	note, err := os.ReadFile(s.checkpointFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.tlog.CheckAgainst(ctx, note)
+}
+
+func (s *Server) checkpointFile() string { return filepath.Join(s.cfg.State, "checkpoint") }
+
+func (s *Server) openProvisioning() error {
+	approvers, err := s.cfg.approvers()
+	if err != nil {
+		return err
+	}
+	orders, err := provisioner.NewOrders(approvers, s.cfg.ApprovalsNeeded)
+	if err != nil {
+		return err
+	}
+	s.prov = provisioner.New(provisioner.Config{
+		Orders: orders, Store: s.db, Units: s.db, Stations: s.db, Records: s.db, CA: s.ca, Domain: s.cfg.Domain, Log: s.log, Now: s.now,
+		Nonce: func(serial ca.Serial) []byte { return s.box.MAC("commit-nonce", serial[:]) },
+		VerifyCommit: func(pub crypto.PublicKey, nonce []byte, unit string, der, sig []byte) error {
+			return uplink.VerifyCommit(pub, uplink.CommitMessage(nonce, unit, der), sig)
+		},
+	})
+	return s.openBootstrap()
+}
+
+// responder gives the delegated OCSP key and certificate of an authority.
+func (s *Server) responder(ctx context.Context, authority string) (crypto.Signer, *x509.Certificate, error) {
+	a, err := s.ca.Authority(authority)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := s.certs.get(ctx, "ocsp-"+authority, responderRequest(a))
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.key, c.leaf, nil
+}
+
+// renewDoors fetches the doors' certificate, renewed when it is half through,
+// and the authorities they trust.
+func (s *Server) renewDoors(ctx context.Context) error {
+	d := &doorCertificate{infra: x509.NewCertPool(), device: x509.NewCertPool()}
+	var roots [][]byte
+	infra := false
+	for _, a := range s.ca.Authorities() {
+		switch a.Duty {
+		case profile.DutyRoot:
+			roots = append(roots, a.Cert.Raw)
+		case profile.DutyInfrastructure:
+			d.infra.AddCert(a.Cert)
+			infra = infra || a.State == ca.StateActive
+		case profile.DutyDevice:
+			d.device.AddCert(a.Cert)
+		}
+	}
+	if infra {
+		c, err := s.certs.get(ctx, "doors", serverRequest(access.DefaultTenant, s.cfg.ServerNames))
+		if err != nil {
+			return err
+		}
+		d.cert, d.ready = c.tls(), true
+		with := *d.cert
+		with.Certificate = append(append([][]byte(nil), d.cert.Certificate...), roots...)
+		d.withRoot = &with
+	} else {
+		if s.first == nil {
+			var err error
+			if s.first, err = firstCertificate(s.cfg.ServerNames, s.now()); err != nil {
+				return err
+			}
+		}
+		d.cert = s.first.tls()
+	}
+	s.tls.Store(d)
+	anchors := roots
+	if !infra {
+		anchors = s.first.chain
+	}
+	var text []byte
+	for _, der := range anchors {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return durable.WriteFile(filepath.Join(s.cfg.State, "ca.pem"), text, 0o644)
+}
+
+// background starts what runs beside the doors.
+func (s *Server) background(ctx context.Context) {
+	s.wg.Go(func() { s.set.Run(ctx) })
+	s.wg.Go(func() { s.lists.Run(ctx) })
+	s.wg.Go(func() { s.integrate(ctx) })
+	s.wg.Go(func() { s.lintIssued(ctx) })
+	s.wg.Go(func() {
+		for every(ctx, time.Hour) {
+			if err := s.renewDoors(ctx); err != nil {
+				s.log.ErrorContext(ctx, "the doors' certificate cannot be renewed", "error", err)
+			}
+		}
+	})
+	s.wg.Go(func() {
+		for every(ctx, 10*time.Minute) {
+			s.voidAbandoned(ctx)
+		}
+	})
+}
+
+// every waits; false when ctx ends.
+func every(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// integrate puts new leaves under a signed checkpoint at most once a second, and
+// keeps the newest checkpoint outside the database.
+func (s *Server) integrate(ctx context.Context) {
+	for {
+		grown := s.db.LogGrown()
+		s.checkpoint(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-grown:
+		case <-time.After(10 * time.Second): // leaves of other nodes
+		}
+		if !every(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+func (s *Server) checkpoint(ctx context.Context) {
+	c, err := s.tlog.Integrate(ctx)
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, tlog.ErrMoved) {
+			s.log.ErrorContext(ctx, "log not integrated", "error", err)
+		}
+		return
+	}
+	if len(c.Note) == 0 {
+		return
+	}
+	if err := durable.WriteFile(s.checkpointFile(), c.Note, 0o644); err != nil {
+		s.log.ErrorContext(ctx, "checkpoint not kept", "error", err)
+	}
+}
+
+// lintIssued runs the full lint on everything that was issued (S8): an error
+// here means that our own lints missed a rule.
+func (s *Server) lintIssued(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case der := <-s.watched:
+			if found := s.ca.Lint(der); len(found) > 0 {
+				s.log.ErrorContext(ctx, "an issued certificate breaks a rule", "rule", found[0].String())
+			}
+		}
+	}
+}
+
+// abandonedAfter is when a reservation without certificate is given up (S8).
+const abandonedAfter = 24 * time.Hour
+
+// voidAbandoned goes on where the last round ended: what lies before is settled.
+func (s *Server) voidAbandoned(ctx context.Context) {
+	for {
+		serials, last, err := s.db.Abandoned(ctx, s.settled, s.now().Add(-abandonedAfter), 5000)
+		for _, serial := range serials {
+			if err == nil {
+				err = s.db.Ledger().Void(lane.With(ctx, lane.Status), serial, "abandoned")
+			}
+		}
+		if err != nil {
+			s.log.ErrorContext(ctx, "abandoned reservations not voided", "error", err)
+			return
+		}
+		if last == s.settled {
+			return
+		}
+		s.settled = last
+	}
+}
+
+// Start opens the doors.
+func (s *Server) Start(ctx context.Context) error {
+	metrics, err := web.NewMetrics(s.reg)
+	if err != nil {
+		return err
+	}
+	people, err := s.people(ctx, metrics)
+	if err != nil {
+		return err
+	}
+	edge := func(door string, h http.Handler) http.Handler {
+		return web.Edge{Door: door, Log: s.log, Metrics: metrics, Now: s.now}.Wrap(h)
+	}
+	stations := &server.Server{P: s.prov, FactoryURL: func() string { return "https://" + s.publicAddr("factory") }}
+	for _, d := range []struct {
+		name, addr string
+		tls        *tls.Config
+		handler    http.Handler
+	}{
+		{"people", s.cfg.Listen.People, s.peopleTLS(), people},
+		{"device", s.cfg.Listen.Device, s.deviceTLS(), edge("device", s.boot.Handler(web.Fail))},
+		{"factory", s.cfg.Listen.Factory, s.factoryTLS(), edge("factory", s.factory(stations))},
+		{"enrol", s.cfg.Listen.Enrol, s.enrolTLS(), edge("enrol", s.enrol(stations))},
+		{"public", s.cfg.Listen.Public, nil, web.PublicHandler(web.PublicConfig{
+			CRL: s.lists.Handler(), Certs: s.lists.Handler(), OCSP: s.ocsp, Log: http.StripPrefix("/log", s.tlog.Handler()),
+			Ready: s.checks(), Logger: s.log, Metrics: metrics, Now: s.now,
+		})},
+		{"metrics", s.cfg.Listen.Metrics, nil, s.localHandler()},
+	} {
+		if err := s.listen(d.name, d.addr, d.tls, d.handler); err != nil {
+			return err
+		}
+	}
+	return s.announce()
+}
+
+func (s *Server) listen(name, addr string, conf *tls.Config, h http.Handler) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("the %s door cannot listen on %s: %w", name, addr, err)
+	}
+	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(s.log.With("door", name).Handler(), slog.LevelDebug)}
+	web.Guard(srv)
+	if conf != nil {
+		l = tls.NewListener(l, conf)
+	}
+	s.doors[name] = &door{name, l, srv}
+	s.wg.Go(func() {
+		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("a door failed", "door", name, "error", err)
+		}
+	})
+	return nil
+}
+
+// Addr is where a door listens, HOST:PORT.
+func (s *Server) Addr(door string) string { return s.doors[door].listener.Addr().String() }
+
+// publicAddr is Addr with a name that is in the certificate.
+func (s *Server) publicAddr(door string) string {
+	host, port, _ := net.SplitHostPort(s.Addr(door))
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = s.cfg.ServerNames[0]
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// announce leaves addresses for the commands on this machine.
+func (s *Server) announce() error {
+	e := endpointFile{People: "https://" + s.publicAddr("people"), Doors: map[string]string{}, CAFile: filepath.Join(s.cfg.State, "ca.pem"), PID: os.Getpid()}
+	for name := range s.doors {
+		e.Doors[name] = s.publicAddr(name)
+	}
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(s.cfg.State, "endpoints.json"), b, 0o644)
+}
+
+func (s *Server) baseTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return s.tls.Load().cert, nil
+	}}
+}
+
+func (s *Server) peopleTLS() *tls.Config {
+	c := s.baseTLS()
+	c.NextProtos = []string{"h2", "http/1.1"}
+	return c
+}
+
+func (s *Server) enrolTLS() *tls.Config {
+	c := s.baseTLS()
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		d := s.tls.Load()
+		if !d.ready {
+			return nil, errNoInfra.New("")
+		}
+		return d.withRoot, nil
+	}
+	return c
+}
+
+// checks are what readiness asks.
+func (s *Server) checks() []web.Check {
+	return []web.Check{
+		{Name: "database", Do: s.db.Ping},
+		{Name: "authorities", Do: func(context.Context) error {
+			if !s.tls.Load().ready {
+				return errNoInfra.New("")
+			}
+			return nil
+		}},
+		{Name: "revocation", Do: func(context.Context) error {
+			if age := s.set.Age(); !s.set.Loaded() || age > time.Minute {
+				return store.ErrOpen.New("The state of revocation is %s old.", age.Round(time.Second))
+			}
+			return nil
+		}},
+		{Name: "tokens", Do: func(ctx context.Context) error {
+			for _, h := range s.keys.Health(ctx) {
+				if h.State != hsm.StateUp {
+					return hsm.ErrTokenDown.New("Token %s is %s.", h.Token.Label, h.State)
+				}
+			}
+			return nil
+		}},
+	}
+}
+
+// localHandler serves metrics and profiles on the loopback address.
+func (s *Server) localHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// metrics exports the counters that packages keep.
+func (s *Server) metrics() {
+	count := func(name, help string, f func() int64) {
+		s.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "hallmark_" + name, Help: help}, func() float64 { return float64(f()) }))
+	}
+	gauge := func(name, help string, f func() float64) {
+		s.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "hallmark_" + name, Help: help}, f))
+	}
+	count("store_commits_total", "Group commits.", s.db.Stats.Commits.Load)
+	count("store_jobs_total", "Transactions that shared them.", s.db.Stats.Jobs.Load)
+	count("store_reruns_total", "Transactions run again alone.", s.db.Stats.Reruns.Load)
+	count("ca_late_signatures_total", "Signatures destroyed because another was recorded first.", s.ca.Late.Load)
+	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
+	count("crl_failures_total", "Lists that could not be made; the former stays.", s.lists.Stats.Failures.Load)
+	gauge("revoked_serials", "Serial numbers in the revoked set.", func() float64 { return float64(s.set.Len()) })
+	gauge("revoked_set_age_seconds", "Since the revoked set was last complete.", func() float64 { return s.set.Age().Seconds() })
+	gauge("authority_expiry_seconds", "Until the first authority ends.", func() float64 {
+		first := 0.0
+		for i, a := range s.ca.Authorities() {
+			if left := a.Cert.NotAfter.Sub(s.now()).Seconds(); i == 0 || left < first {
+				first = left
+			}
+		}
+		return first
+	})
+}
+
+// Close ends the service: no new connections, requests under way are answered,
+// then everything is written.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var errs []error
+	for _, d := range s.doors {
+		if err := d.server.Shutdown(ctx); err != nil {
+			d.server.Close()
+		}
+	}
+	s.stop()
+	s.wg.Wait()
+	if s.tlog != nil {
+		s.checkpoint(ctx)
+	}
+	if s.planner != nil {
+		s.planner.Close()
+	}
+	if s.keys != nil {
+		errs = append(errs, s.keys.Close())
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func newServeCmd(g *globals) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the service", Args: cobra.NoArgs,
+		Example: "  hallmark serve --config hallmark.yaml",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			log := newLogger(g.Err, cfg.LogLevel)
+			s, err := newServer(cmd.Context(), cfg, serverOptions{Log: log, Now: g.Now})
+			if err != nil {
+				return err
+			}
+			if err := s.Start(cmd.Context()); err != nil {
+				s.Close()
+				return err
+			}
+			attrs := []any{"pid", strconv.Itoa(os.Getpid()), "state", cfg.State, "production", cfg.Production}
+			for name := range s.doors {
+				attrs = append(attrs, name, s.Addr(name))
+			}
+			log.Info("hallmark serves", attrs...)
+			<-cmd.Context().Done()
+			log.Info("hallmark stops")
+			return s.Close()
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "hallmark.yaml", "configuration file")
+	return cmd
+}
