@@ -30,7 +30,10 @@ import (
 	"hallmark/fleet"
 	"hallmark/provisioner"
 	"hallmark/provisioner/hook"
+	"hallmark/store/storetest"
 )
+
+func TestMain(m *testing.M) { storetest.Main(m) }
 
 var scope = access.Scope{Tenant: access.DefaultTenant}
 
@@ -140,7 +143,12 @@ func TestRegister_MakesAThingWithAnOperationalCertificate(t *testing.T) {
 
 // S15: 50 parallel first boots with the same CSR are one device.
 func TestS15_FiftyParallelFirstBootsAreOne(t *testing.T) {
-	d := bootstraptest.New(t, bootstraptest.Options{})
+	t.Run("sqlite", func(t *testing.T) { fifty(t, "") })
+	t.Run("postgres", func(t *testing.T) { fifty(t, storetest.Postgres(t)) })
+}
+
+func fifty(t *testing.T, url string) {
+	d := bootstraptest.New(t, bootstraptest.Options{URL: url})
 	birth, key := d.IssueIDevID(t, "SN-1")
 	n := d.Dial(t, birth, key).Do(t, nonce, []byte("{}"))
 	if n.Status != 200 || n.Nonce.Nonce == "" {

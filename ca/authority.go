@@ -166,10 +166,14 @@ func (l *authority) Issuer() profile.Issuer { return IssuerOf(&l.Authority, l.ce
 
 // IssuerOf is what templates need to know of an authority.
 func IssuerOf(a *Authority, c *x509.Certificate) profile.Issuer {
-	return profile.Issuer{
+	i := profile.Issuer{
 		Subject: c.RawSubject, KeyID: c.SubjectKeyId, Key: c.PublicKey,
 		CRLBase: a.ListBase(), OCSPURL: a.OCSPURL(), CertURL: a.CertURL(), NotAfter: c.NotAfter,
 	}
+	if a.Duty == profile.DutyRoot {
+		i.OCSPURL = "" // an offline root has no responder, only its list
+	}
+	return i
 }
 
 // open refuses an authority that issues no more.

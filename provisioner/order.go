@@ -84,10 +84,18 @@ var (
 	unitPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 )
 
+// reserved are the starts of holder names that are not units.
+var reserved = []string{"station:", "service:"}
+
 // ValidUnit checks the form of a unit's serial (A51).
 func ValidUnit(unit string) error {
 	if !unitPattern.MatchString(unit) {
 		return ErrUnitInvalid.New("A unit is 1 to 64 characters of A-Z a-z 0-9 . _ : -")
+	}
+	for _, p := range reserved {
+		if len(unit) >= len(p) && strings.EqualFold(unit[:len(p)], p) {
+			return ErrUnitInvalid.New("Names that start with %s are the service's own.", p)
+		}
 	}
 	return nil
 }

@@ -29,11 +29,12 @@ type Issuer interface {
 // UnitStore persists what happens to units. Contract: Commit marks the unit of a
 // reservation as installed and keeps the evidence; it is idempotent, and refuses
 // (ErrUnitUnknown) when the reservation is not the unit's current one or another
-// station's. HolderOfKey finds who has a public key, "" if nobody. Taken tells
+// station's. HolderOfKey finds
+// the unit of an order that has a public key, "" if none. Taken tells
 // whether an identity exists.
 type UnitStore interface {
 	Commit(ctx context.Context, id ca.Identity, reservation int64, station string, evidence []byte, now time.Time) error
-	HolderOfKey(ctx context.Context, tenant string, spki [32]byte) (holder string, err error)
+	HolderOfKey(ctx context.Context, tenant, order string, spki [32]byte) (holder string, err error)
 	Taken(ctx context.Context, id ca.Identity) (bool, error)
 	Units(ctx context.Context, s access.Scope, order, after string, limit int) ([]Unit, error)
 }
@@ -168,7 +169,7 @@ func (p *Provisioner) order(ctx context.Context, tenant, id string) (*verifiedOr
 // station refuses an actor that may not work on the order now.
 func (p *Provisioner) admit(v *verifiedOrder, station access.Actor) error {
 	b, now := v.body, p.now().Unix()
-	if station.Kind != access.KindStation || station.Tenant != b.Tenant {
+	if station.Kind != access.KindStation || station.Tenant != b.Tenant || len(station.Serial) != ca.SerialLen {
 		return ErrNotStation.New("")
 	}
 	if len(b.Stations) > 0 {
@@ -286,7 +287,7 @@ func (p *Provisioner) allocate(ctx context.Context, v *verifiedOrder, station ac
 	if b.Serials.Pattern != "" {
 		return IssueAnswer{}, ErrUnitNamed.New("Order %s names its units by a pattern, so nothing can be allocated.", b.ID)
 	}
-	holder, err := p.cfg.Units.HolderOfKey(ctx, b.Tenant, sha256.Sum256(req.SPKI))
+	holder, err := p.cfg.Units.HolderOfKey(ctx, b.Tenant, b.ID, sha256.Sum256(req.SPKI))
 	if err != nil {
 		return IssueAnswer{}, err
 	}

@@ -88,7 +88,7 @@ func (p *Provisioner) EnrolStation(ctx context.Context, station string, code, re
 // lives; there are two slots, and the older certificate is superseded when both
 // are taken.
 func (p *Provisioner) RenewStation(ctx context.Context, station access.Actor, request []byte) (StationCertificate, error) {
-	if station.Kind != access.KindStation {
+	if station.Kind != access.KindStation || len(station.Serial) != ca.SerialLen {
 		return StationCertificate{}, ErrNotStation.New("")
 	}
 	req, err := csr.Parse(request)

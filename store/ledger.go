@@ -34,6 +34,10 @@ type held struct {
 	reason, revokedAt, freed int64 // of the revocation, if any
 }
 
+// holdReason is certificateHold (RFC 5280, Section 5.3.1): who is on hold gets no
+// other certificate until released.
+const holdReason = 6
+
 func (h *held) revoked() bool { return h.revokedAt != 0 && h.freed == 0 }
 
 // Reserve implements [ca.Ledger].
@@ -44,15 +48,16 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 		if err := tx.checkRequester(&c.Requester, c.Tenant); err != nil {
 			return err
 		}
-		var q *quotaState
-		if c.Account != "" {
-			if q, err = tx.checkAccount(&c); err != nil {
-				return err
-			}
-		}
 		h, err := tx.holder(&c)
 		if err != nil {
 			return err
+		}
+		var q *quotaState
+		if c.Account != "" {
+			started := h != nil && h.account == c.Account && bytes.Equal(h.spki, c.SPKI[:])
+			if q, err = tx.checkAccount(&c, started); err != nil {
+				return err
+			}
 		}
 		if h != nil {
 			if h.account != c.Account {
@@ -184,6 +189,9 @@ func (h *held) issued() *ca.Issued {
 
 // replace decides about a new key for an identity that has one (S9).
 func (tx *txn) replace(c *ca.Claim, h *held) error {
+	if h.revoked() && h.reason == holdReason {
+		return ca.ErrHolderRevoked.New("Unit %s is on hold.", c.Holder)
+	}
 	live := h.notAfter > millis(c.Now) && !h.revoked()
 	switch c.Rekey {
 	case ca.RekeyRefuse:

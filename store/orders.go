@@ -91,7 +91,7 @@ func (db *DB) SetOrder(ctx context.Context, s access.Scope, id string, from []pr
 			return provisioner.ErrOrderState.New("Order %s is %s.", id, o.State).With("order", id).With("state", string(o.State))
 		}
 		if envelope == nil {
-			envelope = o.Envelope
+			envelope = append([]byte{}, o.Envelope...) // never NULL
 		}
 		n, err := db.exec(ctx, `UPDATE orders SET state = $1, envelope = $2, changed_at = $3 WHERE tenant = $4 AND id = $5 AND state = $6`, string(to), envelope, millis(now), s.Tenant, id, string(o.State))
 		if err != nil {
@@ -119,8 +119,8 @@ func (db *DB) Commit(ctx context.Context, id ca.Identity, reservation int64, sta
 }
 
 // HolderOfKey implements [provisioner.UnitStore].
-func (db *DB) HolderOfKey(ctx context.Context, tenant string, spki [32]byte) (holder string, err error) {
-	err = db.queryRow(ctx, `SELECT i.shown FROM public_keys k JOIN identities i ON i.tenant = k.tenant AND i.holder = k.holder WHERE k.spki = $1 AND k.tenant = $2 AND i.profile = $3`, spki[:], tenant, string(profile.IDevID)).Scan(&holder)
+func (db *DB) HolderOfKey(ctx context.Context, tenant, order string, spki [32]byte) (holder string, err error) {
+	err = db.queryRow(ctx, `SELECT i.shown FROM public_keys k JOIN identities i ON i.tenant = k.tenant AND i.holder = k.holder WHERE k.spki = $1 AND k.tenant = $2 AND i.profile = $3 AND i.account = $4`, spki[:], tenant, string(profile.IDevID), order).Scan(&holder)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}

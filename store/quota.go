@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"errors"
+	"time"
 
 	"hallmark/ca"
 )
@@ -12,6 +13,7 @@ type accountKey struct{ tenant, account string }
 // quotaState is an account's counter during one batch: read once, moved once.
 type quotaState struct {
 	state       string
+	changedAt   int64
 	used, delta int64
 	quota       int64
 }
@@ -22,7 +24,7 @@ func (tx *txn) account(k accountKey) (*quotaState, error) {
 		return q, nil
 	}
 	q := &quotaState{}
-	err := tx.queryRow(`SELECT state, used FROM orders WHERE tenant = $1 AND id = $2`, k.tenant, k.account).Scan(&q.state, &q.used)
+	err := tx.queryRow(`SELECT state, used, changed_at FROM orders WHERE tenant = $1 AND id = $2`, k.tenant, k.account).Scan(&q.state, &q.used, &q.changedAt)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ca.ErrAccountClosed.New("There is no order %s.", k.account)
 	}
@@ -36,11 +38,19 @@ func (tx *txn) account(k accountKey) (*quotaState, error) {
 	return q, nil
 }
 
-// checkAccount refuses when the account does not take requests now.
-func (tx *txn) checkAccount(c *ca.Claim) (*quotaState, error) {
+// closedGrace is how long after an order was closed its stations may still fetch
+// what was reserved for units that they had started (S9).
+const closedGrace = 72 * time.Hour
+
+// checkAccount refuses when the account does not take requests now. A unit that
+// was started with this key may be finished for a while after the end.
+func (tx *txn) checkAccount(c *ca.Claim, started bool) (*quotaState, error) {
 	q, err := tx.account(accountKey{c.Tenant, c.Account})
 	if err != nil {
 		return nil, err
+	}
+	if started && q.state == "closed" && millis(c.Now)-q.changedAt < closedGrace.Milliseconds() {
+		return q, nil
 	}
 	if q.state != "open" {
 		return nil, ca.ErrAccountClosed.New("Order %s is %s.", c.Account, q.state).With("order", c.Account)
@@ -68,7 +78,7 @@ func (tx *txn) forgetAccount(tenant, account string) {
 		delete(tx.quotas, k)
 	} else if q != nil {
 		q.state = "" // filled again below; the delta must not be lost
-		tx.queryRow(`SELECT state FROM orders WHERE tenant = $1 AND id = $2`, tenant, account).Scan(&q.state)
+		tx.queryRow(`SELECT state, changed_at FROM orders WHERE tenant = $1 AND id = $2`, tenant, account).Scan(&q.state, &q.changedAt)
 	}
 }
 

@@ -205,7 +205,7 @@ func (db *DB) PutThing(ctx context.Context, t registry.Thing, was int64) error {
 				r.holder, t.Type, r.groups, t.BillingGroup, r.policy, r.conf, t.RegisteredBy, r.updatedAt, t.Version, r.mac, t.Tenant, r.foldedN, was)
 		}
 		if err == nil && n != 1 {
-			err = ErrChanged.New("A thing was registered at the same time.")
+			err = registry.ErrThingChanged.New("")
 		}
 		if err != nil {
 			return err

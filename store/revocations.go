@@ -17,9 +17,6 @@ var (
 	_ crl.Feed  = (*DB)(nil)
 )
 
-// eventBlock is the leaf of a blocked identity (S16).
-const eventBlock = tlog.Event("block")
-
 const storySelect = `SELECT r.id, r.tenant, r.account, r.holder, r.profile, r.authority, r.serial, r.spki, r.shard, r.not_after, c.issued_at,
 	v.reason, v.revoked_at, v.revoked_by, v.note, v.released_at, v.leaf
 	FROM reservations r
@@ -134,7 +131,7 @@ func (db *DB) Block(ctx context.Context, tenant, holder string, at time.Time, by
 			return err
 		}
 		clear(tx.trust)
-		tx.appendLeaf(eventBlock, tenant, "", name, sha256.Sum256([]byte(name)), []byte{}, at, func(tx *txn, index int64) error {
+		tx.appendLeaf(tlog.Block, tenant, "", name, sha256.Sum256([]byte(name)), []byte{}, at, func(tx *txn, index int64) error {
 			_, err := tx.exec(`UPDATE blocks SET leaf = $1 WHERE tenant = $2 AND holder = $3`, index, tenant, name)
 			return err
 		})

@@ -100,6 +100,7 @@ func (c *Clock) Add(d time.Duration) {
 
 // Options changes what [New] makes.
 type Options struct {
+	URL      string // of the database; "" is a new SQLite file
 	Clock    *Clock // nil is the real time
 	Template string // "" is [Template]; "-" leaves the authority unregistered
 	Limit    int    // of new certificates per device and day
@@ -113,7 +114,7 @@ func New(t testing.TB, o Options) *Door {
 	if o.Clock != nil {
 		now = o.Clock.Now
 	}
-	d := &Door{Fixture: catest.Open(t, catest.Config{Now: now})}
+	d := &Door{Fixture: catest.Open(t, catest.Config{URL: o.URL, Now: now})}
 	d.Registry = registry.New(registry.Config{Store: d.DB, Now: now})
 	d.Planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: d.DB, Now: now})
 	t.Cleanup(d.Planner.Close)

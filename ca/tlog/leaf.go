@@ -23,12 +23,13 @@ const (
 	Hold    Event = "hold"    // it is on a CRL until further notice
 	Release Event = "release" // it may leave the CRL again
 	Void    Event = "void"    // a reserved serial number was given up
+	Block   Event = "block"   // an identity gets no certificate any more
 )
 
 // Valid says whether e is one of the events.
 func (e Event) Valid() bool {
 	switch e {
-	case Issue, Revoke, Hold, Release, Void:
+	case Issue, Revoke, Hold, Release, Void, Block:
 		return true
 	}
 	return false

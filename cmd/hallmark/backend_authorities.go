@@ -157,7 +157,7 @@ func (b *backend) keyURI(text string) (hsm.URI, error) {
 	case b.cfg.Production && u.Scheme == "file":
 		return u, hsm.ErrKeyUnsafe.New("Production mode takes no key from a file; use a token.")
 	}
-	return u, nil
+	return u, b.cfg.moduleAllowed(u.ModulePath)
 }
 
 // check holds a new authority to the rules that need no key, and gives those

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,8 @@ import (
 )
 
 var errConfig = fault.Define(fault.Invalid, "config-invalid", "The configuration is not valid.", "Correct the named line; hallmark config check tells when it is right.")
+
+var errModule = fault.Define(fault.Forbidden, "token-module-refused", "The PKCS#11 library is not one that the configuration allows.", "List it under tokens.modules on the service's machine, or use one that is listed.")
 
 // Config is hallmark.yaml. A key that is not here is an error.
 type Config struct {
@@ -90,6 +93,10 @@ type ApproverConfig struct {
 // TokensConfig configures PKCS#11 tokens.
 type TokensConfig struct {
 	Sessions int `yaml:"sessions"` // per token; 0 picks min(cores, 4)
+	// Modules are the PKCS#11 libraries that a key's URI may name. A library is
+	// code that runs in the service, so production mode loads no other; empty
+	// means any in development.
+	Modules []string `yaml:"modules"`
 }
 
 // ListsConfig configures CRLs.
@@ -296,6 +303,14 @@ func parsePublicKey(text []byte) (crypto.PublicKey, error) {
 		return c.PublicKey, nil
 	}
 	return x509.ParsePKIXPublicKey(b.Bytes)
+}
+
+// moduleAllowed refuses a PKCS#11 library that the configuration does not list.
+func (c *Config) moduleAllowed(module string) error {
+	if module == "" || slices.Contains(c.Tokens.Modules, module) || len(c.Tokens.Modules) == 0 && !c.Production {
+		return nil
+	}
+	return errModule.New("%s.", module)
 }
 
 func newConfigCmd(g *globals) *cobra.Command {

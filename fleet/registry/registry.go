@@ -92,7 +92,7 @@ type Page struct {
 // Store persists the registry. Contract: Atomic runs fn in one transaction that
 // every method joins; look-ups see one tenant; Thing and ThingPrincipal return a
 // NotFound fault when there is none; PutThing inserts when was is 0 and else
-// changes the row only if its version is still was, with a Conflict fault when
+// changes the row only if its version is still was, with ErrThingChanged when
 // somebody was faster.
 type Store interface {
 	Atomic(ctx context.Context, fn func(ctx context.Context) error) error
@@ -154,9 +154,19 @@ func (r *Registry) Check(ctx context.Context, reg Registration) error {
 }
 
 // Register makes or changes the thing and attaches the certificate, in one
-// transaction; it returns what is now true.
+// transaction; it returns what is now true. When another node was faster it
+// decides again about what is there then.
 func (r *Registry) Register(ctx context.Context, reg Registration, at Attachment) (thing Thing, p Principal, err error) {
-	now := r.now()
+	for range 4 {
+		if thing, p, err = r.register(ctx, reg, at); !errors.Is(err, ErrThingChanged) {
+			break
+		}
+	}
+	return thing, p, err
+}
+
+func (r *Registry) register(ctx context.Context, reg Registration, at Attachment) (thing Thing, p Principal, err error) {
+	now := r.now().UTC().Truncate(time.Millisecond) // as it is stored
 	scope := access.Scope{Tenant: reg.Thing.Tenant}
 	err = r.store.Atomic(ctx, func(ctx context.Context) error {
 		// 1. The thing: what should be, and what has to go.

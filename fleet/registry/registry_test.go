@@ -19,7 +19,10 @@ import (
 	"hallmark/fleet/registry"
 	"hallmark/internal/fault"
 	"hallmark/provisioner/template"
+	"hallmark/store/storetest"
 )
+
+func TestMain(m *testing.M) { storetest.Main(m) }
 
 var main = access.Scope{Tenant: access.DefaultTenant}
 
@@ -98,7 +101,13 @@ func TestRegister_ChangesOnlyWhatTheTemplateAllows(t *testing.T) {
 
 // S22: one of many devices gets a name, however they race for it.
 func TestS22_OneOfManyDevicesGetsTheThing(t *testing.T) {
-	f, r := open(t)
+	t.Run("sqlite", func(t *testing.T) { oneOfMany(t, "") })
+	t.Run("postgres", func(t *testing.T) { oneOfMany(t, storetest.Postgres(t)) })
+}
+
+func oneOfMany(t *testing.T, url string) {
+	f := catest.Open(t, catest.Config{URL: url})
+	r := registry.New(registry.Config{Store: f.DB})
 	const n = 12
 	serials := make([]ca.Serial, n)
 	for i := range serials {
@@ -158,7 +167,13 @@ func TestSetStatus_FollowsTheWiresTable(t *testing.T) {
 }
 
 func TestList_FindsByAttributePrefixInPages(t *testing.T) {
-	f, r := open(t)
+	t.Run("sqlite", func(t *testing.T) { findByPrefix(t, "") })
+	t.Run("postgres", func(t *testing.T) { findByPrefix(t, storetest.Postgres(t)) })
+}
+
+func findByPrefix(t *testing.T, url string) {
+	f := catest.Open(t, catest.Config{URL: url})
+	r := registry.New(registry.Config{Store: f.DB})
 	for i, v := range []string{"hall-1/a", "hall-1/b", "hall-2", "Hall-1", "hall-10", "hall-1%", "hall_1", "hall-1/é"} {
 		put(t, f, r, thing(fmt.Sprintf("t-%d", i), fmt.Sprintf("SN-%d", i), "site", v, "n", "same"))
 	}

@@ -53,8 +53,10 @@ func (c *console) funcs() template.FuncMap {
 			}
 			return s[:10] + "…" + s[len(s)-8:]
 		},
-		"path":  url.PathEscape,
-		"ended": func(t time.Time) bool { return !t.After(c.Now()) },
+		"path":   url.PathEscape,
+		"pathOf": pathOf,
+		"finite": func(t time.Time) bool { return t.UTC().Year() != 9999 },
+		"ended":  func(t time.Time) bool { return !t.After(c.Now()) },
 		"size": func(n int64) string {
 			switch {
 			case n >= 1<<20:
@@ -102,16 +104,24 @@ func number(n int64) string {
 	return s
 }
 
-// colons splits hexadecimal text into octets.
-func colons(s string) string {
+// colons splits hexadecimal text into octets, between which a line may break.
+func colons(s string) template.HTML {
 	var b strings.Builder
 	for i := 0; i < len(s); i += 2 {
 		if i > 0 {
-			b.WriteByte(':')
+			b.WriteString(":<wbr>")
 		}
-		b.WriteString(s[i:min(i+2, len(s))])
+		b.WriteString(template.HTMLEscapeString(s[i:min(i+2, len(s))]))
 	}
-	return b.String()
+	return template.HTML(b.String())
+}
+
+// pathOf is what is particular of an address: the host is the same for all.
+func pathOf(address string) string {
+	if u, err := url.Parse(address); err == nil && u.Path != "" {
+		return u.Path
+	}
+	return address
 }
 
 // left says a duration in the largest unit that is not zero.
