@@ -14,7 +14,8 @@ const (
 	cacheLife   = 5 * time.Second // how long a token is believed without the database
 	maxCache    = 1024
 	failWindow  = time.Minute
-	maxFailures = 10 // of one address in a window
+	maxFailures = 10  // of one address in a window, before it is told to wait
+	maxLookups  = 200 // failures after which the database is not asked any more
 	maxTracked  = 16384
 )
 
@@ -59,9 +60,11 @@ func NewAuthenticator(cfg Config) *Authenticator {
 	return a
 }
 
-// Authenticate finds the principal of a token that came from an address. A token
-// that is known is always let in; wrong ones are counted per address, so that
-// somebody who tries tokens costs the database nothing.
+// Authenticate finds the principal of a token that came from an address. Wrong
+// tokens are counted per address: after a few the sender is told to wait, and
+// after many the database is not asked any more. A right token is let in
+// meanwhile, because a factory shares one address and 256 random bits cannot be
+// found by trying.
 func (a *Authenticator) Authenticate(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	t, ok := ParseToken(token)
 	if ok {
@@ -69,18 +72,17 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string, from net
 			return p, nil
 		}
 	}
-	if wait := a.blocked(from); wait > 0 {
+	failures, wait := a.failed(from, 0)
+	if ok && failures < maxLookups {
+		p, err := a.ByHash(ctx, t.Hash())
+		if !errors.Is(err, ErrToken) {
+			return p, err
+		}
+	}
+	if failures, _ = a.failed(from, 1); failures > maxFailures {
 		return Principal{}, ErrTooManyFailures.New("").After(wait)
 	}
-	if !ok {
-		a.failed(from)
-		return Principal{}, ErrToken.New("")
-	}
-	p, err := a.ByHash(ctx, t.Hash())
-	if errors.Is(err, ErrToken) {
-		a.failed(from)
-	}
-	return p, err
+	return Principal{}, ErrToken.New("")
 }
 
 // ByHash finds the live principal of a stored hash: for a session that began
@@ -144,35 +146,37 @@ func network(from netip.Addr) netip.Prefix {
 	return p
 }
 
-func (a *Authenticator) blocked(from netip.Addr) time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	f := a.failures[network(from)]
-	if f == nil || f.count < maxFailures {
-		return 0
-	}
-	return failWindow - a.now().Sub(f.since)
-}
-
-func (a *Authenticator) failed(from netip.Addr) {
+// failed adds to the failures of an address, and tells how many there are in its
+// window and how long the window lasts.
+func (a *Authenticator) failed(from netip.Addr, more int) (count int, wait time.Duration) {
 	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := network(from)
 	f := a.failures[key]
 	if f == nil || now.Sub(f.since) >= failWindow || now.Before(f.since) {
-		if len(a.failures) >= maxTracked {
-			for k, old := range a.failures {
-				if now.Sub(old.since) >= failWindow {
-					delete(a.failures, k)
-				}
-			}
-			if len(a.failures) >= maxTracked {
-				clear(a.failures)
-			}
+		if more == 0 {
+			return 0, failWindow
 		}
+		a.makeRoom(now)
 		f = &failure{since: now}
 		a.failures[key] = f
 	}
-	f.count++
+	f.count += more
+	return f.count, failWindow - now.Sub(f.since)
+}
+
+// makeRoom bounds the memory that strangers can take.
+func (a *Authenticator) makeRoom(now time.Time) {
+	if len(a.failures) < maxTracked {
+		return
+	}
+	for k, old := range a.failures {
+		if now.Sub(old.since) >= failWindow {
+			delete(a.failures, k)
+		}
+	}
+	if len(a.failures) >= maxTracked {
+		clear(a.failures)
+	}
 }

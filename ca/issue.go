@@ -36,10 +36,8 @@ type Config struct {
 	Backdate time.Duration
 	// KeyPolicy decides which public keys get a certificate.
 	KeyPolicy keycheck.Policy
-	// Watch gets every issued certificate for the background lint; nil drops them.
-	Watch func(der []byte)
-	Log   *slog.Logger
-	Now   func() time.Time
+	Log       *slog.Logger
+	Now       func() time.Time
 	// Random is the source of serial numbers; nil means crypto/rand.
 	Random io.Reader
 }
@@ -186,9 +184,6 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 		if out.Replayed && !bytes.Equal(out.DER, der) {
 			c.Late.Add(1)
 			c.log.WarnContext(ctx, "late signature destroyed", "serial", reserved.Serial.String())
-		}
-		if c.cfg.Watch != nil && !out.Replayed {
-			c.cfg.Watch(out.DER)
 		}
 		return out, nil
 	}

@@ -115,3 +115,29 @@ func (db *DB) Abandoned(ctx context.Context, after int64, before time.Time, limi
 	})
 	return out, last, err
 }
+
+// IssuedAfter gives the certificates of reservations after an id, at most limit
+// of them, and the last id that it read. A reservation without a certificate
+// ends the page while it is young, since its certificate may still come.
+func (db *DB) IssuedAfter(ctx context.Context, after int64, limit int) (ders [][]byte, last int64, err error) {
+	last = after
+	young := millis(db.now().Add(-time.Minute))
+	rows, err := db.query(ctx, `SELECT r.id, r.reserved_at, c.der FROM reservations r LEFT JOIN certificates c ON c.reservation = r.id WHERE r.id > $1 ORDER BY r.id LIMIT $2`, after, limit)
+	waiting := false
+	err = each(rows, err, func(r row) error {
+		var id, at int64
+		var der []byte
+		if err := r.Scan(&id, &at, &der); err != nil {
+			return err
+		}
+		if waiting = waiting || der == nil && at > young; waiting {
+			return nil
+		}
+		last = id
+		if der != nil {
+			ders = append(ders, der)
+		}
+		return nil
+	})
+	return ders, last, err
+}

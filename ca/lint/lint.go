@@ -4,8 +4,8 @@
 // zlint costs a large part of a millisecond, so it runs once for every issuer,
 // profile version and shape of subject and names, before the first signature of
 // that shape; our own lints run on every certificate's fields before its
-// signature; and everything issued goes through zlint again in the background
-// ([Linter.Watch]). A finding of level error or above refuses.
+// signature; and everything issued goes through zlint again behind the line
+// ([Linter.Full]). A finding of level error or above refuses.
 //
 // Start reading at lint.go.
 package lint

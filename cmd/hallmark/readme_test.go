@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"hallmark/store/storetest"
 )
 
 // asProgram makes this test binary the program itself, so that stories run what
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	storetest.Main(m) // it may have to stop a PostgreSQL
 }
 
 // programDir is a new directory in which bin/hallmark is the program.

@@ -273,6 +273,7 @@ func TestCommand_ItsDeathIsNamedAndTheNextUnitStartsItAgain(t *testing.T) {
 	if err := a.Connect(ctx, Device{Label: "SN-2", Unit: "SN-2"}); err != nil {
 		t.Errorf("it was not started again: %v", err)
 	}
+	a.Close() // its end has read all that the programs said
 	if s := said.String(); !strings.Contains(s, "bus error 17") || strings.Count(s, "nest 3") != 2 {
 		t.Errorf("the log has %q", s)
 	}
