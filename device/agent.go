@@ -353,7 +353,7 @@ func refused(status int, body []byte) error {
 	}
 	detail := p.Title
 	for _, more := range []*string{p.Detail, p.Next} {
-		if more != nil {
+		if more != nil && *more != "" {
 			detail += " " + *more
 		}
 	}

@@ -196,6 +196,12 @@ func (e *Edge) finish(sw *statusWriter, r *http.Request, t *trace, start time.Ti
 	}
 	e.Metrics.requests.WithLabelValues(e.Door, method, route, strconv.Itoa(status)).Inc()
 	e.Metrics.seconds.WithLabelValues(e.Door, route).Observe(took.Seconds())
+	if t.fault != nil {
+		logFault(r.Context(), e.Log, t.fault)
+	}
+	if !e.Log.Enabled(r.Context(), slog.LevelInfo) {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.String("request_id", t.id), slog.String("door", e.Door), slog.String("method", method), slog.String("route", route), slog.String("path", r.URL.Path),
 		slog.Int("status", status), slog.Int64("octets", sw.octets), slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("remote", r.RemoteAddr),
@@ -208,7 +214,6 @@ func (e *Edge) finish(sw *statusWriter, r *http.Request, t *trace, start time.Ti
 	}
 	if t.fault != nil {
 		attrs = append(attrs, slog.String("code", t.fault.Code))
-		logFault(r.Context(), e.Log, t.fault)
 	}
 	e.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 }

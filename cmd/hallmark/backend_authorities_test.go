@@ -109,7 +109,7 @@ func TestBackend_AnAuthorityFromItsKeyToItsFirstCertificate(t *testing.T) {
 
 // TestS44_ProductionTakesNoKeyFromAFile also covers what a request must not carry.
 func TestS44_ProductionTakesNoKeyFromAFile(t *testing.T) {
-	n, ctx := newBench(t, func(c *Config) { c.Production = true }), t.Context()
+	n, ctx := newBench(t, func(c *Config) { c.Production, c.Tokens.Modules = true, []string{"/nowhere.so"} }), t.Context()
 	uri := keyFile(t, "line")
 	r := adminapi.AuthorityRequest{Name: "line-1", Duty: "device", KeyUri: uri, CommonName: "Acme Line 1"}
 	_, err := n.api.Authorities.CreateAuthority(ctx, n.officer, r)
@@ -123,4 +123,7 @@ func TestS44_ProductionTakesNoKeyFromAFile(t *testing.T) {
 	r.KeyUri, r.BaseUrl = "pkcs11:token=ca;object=line?module-path=/nowhere.so", "http://10.0.0.1" // S3
 	_, err = n.api.Authorities.CreateAuthority(ctx, n.officer, r)
 	wants(t, err, ca.ErrInvalidRequest)
+	r.KeyUri = "pkcs11:token=ca;object=line?module-path=/elsewhere.so"
+	_, err = n.api.Authorities.CreateAuthority(ctx, n.officer, r)
+	wants(t, err, errModule)
 }

@@ -42,7 +42,7 @@ func TestDeviceAgent_RegistersFromTheCommandLine(t *testing.T) {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	d.Revoke(t, c, 1)
-	if code, _, errOut := do(dir, "--url", d.URL, "--renew"); code != exitFault || !strings.Contains(errOut, "birth certificate") {
+	if code, _, errOut := do(dir, "--url", d.URL, "--renew"); code != exitFault || !strings.Contains(errOut, "was revoked") {
 		t.Errorf("exit %d: %s", code, errOut)
 	}
 	if code, _, _ := do(dir, "--url", d.URL, "--parameter", "x"); code != exitUsage {

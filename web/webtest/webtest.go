@@ -189,6 +189,7 @@ type Fake struct {
 	Blocks       map[string]string
 	Summary_     adminapi.Summary
 	Calls        []string // of methods that change something
+	Approved     adminapi.Envelope
 }
 
 func known(s access.Scope) error {
@@ -261,7 +262,8 @@ func (f *Fake) move(by access.Actor, id, verb string) (adminapi.Order, error) {
 }
 
 // ApproveOrder implements [web.Orders].
-func (f *Fake) ApproveOrder(_ context.Context, by access.Actor, id string, _ adminapi.Envelope) (adminapi.Order, error) {
+func (f *Fake) ApproveOrder(_ context.Context, by access.Actor, id string, e adminapi.Envelope) (adminapi.Order, error) {
+	f.Approved = e
 	return f.move(by, id, "approve")
 }
 
