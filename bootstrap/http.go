@@ -96,7 +96,7 @@ func (s *Service) HandleWhoAmI(w http.ResponseWriter, r *http.Request) error {
 }
 
 // Handler serves the three; problem answers with an error's problem document.
-func (s *Service) Handler(problem func(w http.ResponseWriter, r *http.Request, err error)) http.Handler {
+func (s *Service) Handler(problem func(w http.ResponseWriter, r *http.Request, err error)) *http.ServeMux {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"POST /bootstrap/v1/nonce":    s.HandleNonce,

@@ -98,6 +98,8 @@ type Reservation struct {
 	Serial    Serial
 	TBS       []byte
 	Resumed   bool // it was made by an earlier call
+	// Whose it is, as far as the ledger told; Record may take it from here.
+	Tenant, Account, Holder string
 }
 
 // Issued is a certificate that is durable and in the log.

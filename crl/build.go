@@ -58,6 +58,11 @@ func (p *Publisher) update(ctx context.Context, id listID, m mode) (err error) {
 			return nil
 		}
 		// 3. sign
+		if p.cfg.Clock != nil {
+			if err := p.cfg.Clock(); err != nil { // what is served stays
+				return err
+			}
+		}
 		out, err := p.cfg.CA.SignList(ctx, id.authority, appendTBS(&d.header, d.entries))
 		if err != nil {
 			return err

@@ -71,8 +71,11 @@ type PublisherConfig struct {
 	Coalesce time.Duration
 	// MaxAge is for how long caches may keep a list; 0 means 5 minutes.
 	MaxAge time.Duration
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Clock refuses a clock that cannot be right, before a list is signed; nil
+	// means it is right.
+	Clock func() error
+	Log   *slog.Logger
+	Now   func() time.Time
 }
 
 // Publisher keeps the lists of all authorities current and serves them.

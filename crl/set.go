@@ -15,8 +15,8 @@ import (
 type Feed interface {
 	// Head is the number of leaves that are committed.
 	Head(ctx context.Context) (int64, error)
-	// LogGrown is closed when this process commits a leaf.
-	LogGrown() <-chan struct{}
+	// TrustChanged is closed when this process commits a leaf that is not of issuance.
+	TrustChanged() <-chan struct{}
 	// Revocations gives rows whose newest leaf is at or after from and that end
 	// after a time, ordered by leaf, at most limit. A row that cannot be read is
 	// given with its Authority and an error, and the others after it.
@@ -168,7 +168,7 @@ func (s *Set) Run(ctx context.Context) {
 	tick := time.NewTicker(s.poll)
 	defer tick.Stop()
 	for {
-		grown := s.feed.LogGrown() // before reading, so that nothing falls between
+		grown := s.feed.TrustChanged() // before reading, so that nothing falls between
 		if err := s.Follow(ctx); err != nil && ctx.Err() == nil {
 			s.log.ErrorContext(ctx, "revoked set cannot follow the log", "error", err)
 			grown = nil // wait for the next tick

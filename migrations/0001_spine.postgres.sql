@@ -196,6 +196,13 @@ CREATE TABLE log_checkpoint (
   note BYTEA NOT NULL
 );
 
+-- The latest time at which the database was written; a clock before it is wrong (A74).
+CREATE TABLE clock_high (
+  id  INTEGER NOT NULL PRIMARY KEY,
+  at  BIGINT NOT NULL,
+  mac BYTEA NOT NULL
+);
+
 -- The newest list of each authority and shard; the number never falls.
 CREATE TABLE crls (
   authority   TEXT COLLATE "C" NOT NULL,

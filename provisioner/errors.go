@@ -15,6 +15,7 @@ var (
 	ErrUnitNamed      = fault.Define(fault.Invalid, "unit-unnamed", "The request names no unit.", "Name the unit in the header Hallmark-Unit, or use an order that takes the common name.")
 	ErrUnitMismatch   = fault.Define(fault.Invalid, "unit-mismatch", "The CSR's common name and the named unit differ.", "Check the label: the device and the scan disagree.")
 	ErrUnitUnknown    = fault.Define(fault.NotFound, "unit-unknown", "There is no certificate of that unit and serial number at this station.", "Ask for the certificate first.")
+	ErrRequestText    = fault.Define(fault.Invalid, "unit-request-invalid", "The operator or the tool that the request names is not usable.", "Use at most 64 printable characters.")
 	ErrUnitsNone      = fault.Define(fault.Exhausted, "units-none-left", "The order's serial rule has no free serial left.", "Ask for a new order.")
 	ErrCommitProof    = fault.Define(fault.Invalid, "commit-unproven", "The device's signature does not prove that it holds the certified key.", "Repeat the challenge on the device; if it fails again, scrap or rework the unit.")
 	ErrStationCode    = fault.Define(fault.Unauthenticated, "station-code-refused", "The enrolment code is wrong, used, expired or for another station.", "Ask for a new code with hallmark station-code create.")

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/gowebpki/jcs"
 
@@ -216,8 +218,8 @@ func (b *Body) Check() error {
 		return ErrOrderInvalid.New("The id %q is not 1 to 64 characters of A-Z a-z 0-9 . _ -", b.ID)
 	case b.Tenant == "":
 		return ErrOrderInvalid.New("The tenant is missing.")
-	case b.Product == "" || len(b.Product) > 64:
-		return ErrOrderInvalid.New("The product is 1 to 64 characters.")
+	case b.Product == "" || !printableText(b.Product):
+		return ErrOrderInvalid.New("The product is 1 to 64 printable characters.")
 	case b.Quantity < 1 || b.Quantity > 1_000_000_000:
 		return ErrOrderInvalid.New("The quantity %d is not 1 to 1,000,000,000.", b.Quantity)
 	case b.NotAfter != 0 && b.NotAfter <= b.NotBefore:
@@ -226,8 +228,8 @@ func (b *Body) Check() error {
 		return ErrOrderInvalid.New("The key origin %q is not attested, manifest, claimed or station-made.", b.KeyOrigin)
 	case b.CertificateDays < 0 || b.CertificateDays > 30*365:
 		return ErrOrderInvalid.New("The certificates' life of %d days is not 0 to %d.", b.CertificateDays, 30*365)
-	case len(b.Organization) > 64:
-		return ErrOrderInvalid.New("The organization is longer than 64 characters.")
+	case !printableText(b.Organization):
+		return ErrOrderInvalid.New("The organization is not at most 64 printable characters.")
 	}
 	for _, s := range b.Stations {
 		if err := ValidUnit(s); err != nil {
@@ -235,6 +237,12 @@ func (b *Body) Check() error {
 		}
 	}
 	return b.Serials.check(b.Quantity)
+}
+
+// printableText tells whether a text for people is at most 64 characters that can
+// be seen: control and direction characters would change what a reader sees (A55).
+func printableText(s string) bool {
+	return utf8.ValidString(s) && utf8.RuneCountInString(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // Canonical is the signed form (RFC 8785).

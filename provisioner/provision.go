@@ -209,6 +209,9 @@ func (p *Provisioner) Issue(ctx context.Context, station access.Actor, r IssueRe
 	if err := p.admit(v, station); err != nil {
 		return IssueAnswer{}, err
 	}
+	if !printableText(r.Operator) || !printableText(r.Tool) {
+		return IssueAnswer{}, ErrRequestText.New("")
+	}
 	req, err := csr.Parse(r.CSR)
 	if err != nil {
 		return IssueAnswer{}, err

@@ -126,12 +126,19 @@ type txn struct {
 	broken bool // the engine refuses more statements (PostgreSQL after an error)
 
 	// What the batch does at its end. A job that fails cuts back its share.
-	leaves []*pendingLeaf
-	quotas map[accountKey]*quotaState
-	certs  map[int64]*pendingCert // by reservation
-	trust  map[string]error       // requesters found good or bad in this batch
-	undo   []func()
-	after  []func()
+	leaves             []*pendingLeaf
+	quotas             map[accountKey]*quotaState
+	certs              map[int64]*pendingCert // by reservation
+	certList           []*pendingCert
+	reservations       []*pendingReservation
+	waitingIdentities  map[identityKey]struct{}
+	waitingKeys        map[[32]byte]struct{}
+	direct             bool // one job alone: nothing waits
+	inJob, savepointed bool
+	lost               error            // why rows that waited could not be written
+	trust              map[string]error // requesters found good or bad in this batch
+	undo               []func()
+	after              []func()
 }
 
 type txKey struct{}
@@ -153,8 +160,37 @@ func (tx *txn) stmt(query string) (*sql.Stmt, error) {
 	return s, nil
 }
 
+// exec changes rows for a job: first what waits is written, so that the job
+// sees it, then on SQLite its savepoint is set, which only jobs that write need.
 func (tx *txn) exec(query string, args ...any) (int64, error) {
-	tx.dirty = true
+	if err := tx.settle(true); err != nil {
+		return 0, err
+	}
+	return tx.rawExec(query, args...)
+}
+
+// settle prepares for a statement of a job.
+func (tx *txn) settle(write bool) error {
+	if !tx.inJob {
+		return nil
+	}
+	if err := tx.flush(); err != nil {
+		tx.lost = err // the rows were other jobs' too: the batch is undone and its members run alone
+		return err
+	}
+	if write {
+		tx.dirty = true
+		if !tx.savepointed && tx.db.engine == migrations.SQLite {
+			tx.savepointed = true
+			if _, err := tx.rawExec("SAVEPOINT job"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (tx *txn) rawExec(query string, args ...any) (int64, error) {
 	s, err := tx.stmt(query)
 	if err != nil {
 		return 0, tx.fail(err)
@@ -166,7 +202,24 @@ func (tx *txn) exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
+// queryRow reads one row for a job, after what waits was written.
 func (tx *txn) queryRow(query string, args ...any) row {
+	if err := tx.settle(false); err != nil {
+		return errRow{err}
+	}
+	return tx.rawQueryRow(query, args...)
+}
+
+// queryRowWrite is queryRow for a statement that writes and returns a row.
+func (tx *txn) queryRowWrite(query string, args ...any) row {
+	if err := tx.settle(true); err != nil {
+		return errRow{err}
+	}
+	return tx.rawQueryRow(query, args...)
+}
+
+// rawQueryRow reads one row as the database has it, without what waits.
+func (tx *txn) rawQueryRow(query string, args ...any) row {
 	s, err := tx.stmt(query)
 	if err != nil {
 		return errRow{tx.fail(err)}
@@ -188,6 +241,13 @@ func (r txRow) Scan(dest ...any) error {
 }
 
 func (tx *txn) query(query string, args ...any) (*sql.Rows, error) {
+	if err := tx.settle(false); err != nil {
+		return nil, err
+	}
+	return tx.rawQuery(query, args...)
+}
+
+func (tx *txn) rawQuery(query string, args ...any) (*sql.Rows, error) {
 	s, err := tx.stmt(query)
 	if err != nil {
 		return nil, tx.fail(err)
@@ -289,7 +349,7 @@ func (db *DB) runBatch(ctx context.Context, w *connection, jobs []*job) {
 	if len(live) == 0 {
 		return
 	}
-	results, err := db.tryBatch(ctx, w, live)
+	results, err := db.tryBatch(ctx, w, live, false)
 	if err == nil {
 		for i, j := range live {
 			j.done <- results[i]
@@ -313,7 +373,7 @@ func (db *DB) single(ctx context.Context, w *connection, j *job, first error) er
 	err := first
 	for try := 0; try < 8 && retryable(err); try++ {
 		var results []error
-		results, err = db.tryBatch(ctx, w, []*job{j})
+		results, err = db.tryBatch(ctx, w, []*job{j}, true)
 		if err == nil {
 			return results[0]
 		}
@@ -331,21 +391,27 @@ func (db *DB) single(ctx context.Context, w *connection, j *job, first error) er
 
 // tryBatch runs jobs in one transaction. Its error is about the whole batch,
 // of which then nothing happened; the results are the jobs' own refusals.
-func (db *DB) tryBatch(ctx context.Context, w *connection, jobs []*job) (results []error, err error) {
+func (db *DB) tryBatch(ctx context.Context, w *connection, jobs []*job, direct bool) (results []error, err error) {
+	if db.engine == migrations.Postgres {
+		// A network that swallows everything must not hold the writer for ever.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, db.patience)
+		defer cancel()
+	}
 	if err := w.open(ctx); err != nil {
 		return nil, ErrWrite.Wrap(err, "").After(time.Second)
 	}
-	tx := &txn{db: db, ctx: ctx, conn: w.conn, stmts: w.stmts}
+	tx := &txn{db: db, ctx: ctx, conn: w.conn, stmts: w.stmts, direct: direct}
 	begin := "BEGIN"
 	if db.engine == migrations.SQLite {
 		begin = "BEGIN IMMEDIATE"
 	}
-	if _, err := tx.exec(begin); err != nil {
+	if _, err := tx.rawExec(begin); err != nil {
 		w.close()
 		return nil, ErrWrite.Wrap(err, "").After(time.Second)
 	}
 	rollback := func(cause error) error {
-		if _, rerr := tx.exec("ROLLBACK"); rerr != nil {
+		if _, rerr := tx.rawExec("ROLLBACK"); rerr != nil {
 			w.close()
 		}
 		return cause
@@ -359,7 +425,7 @@ func (db *DB) tryBatch(ctx context.Context, w *connection, jobs []*job) (results
 	if err := tx.finish(); err != nil {
 		return nil, rollback(err)
 	}
-	if _, err := tx.exec("COMMIT"); err != nil {
+	if _, err := tx.rawExec("COMMIT"); err != nil {
 		// On PostgreSQL a broken connection leaves the outcome open. SQLite
 		// says which it was: after an error the transaction is rolled back here.
 		if db.engine == migrations.Postgres {
@@ -386,18 +452,13 @@ func (db *DB) tryBatch(ctx context.Context, w *connection, jobs []*job) (results
 
 // run executes one job. result is the job's own; err breaks the whole batch.
 func (tx *txn) run(j *job) (result, err error) {
-	leaves, undo, after := len(tx.leaves), len(tx.undo), len(tx.after)
-	savepoint := tx.db.engine == migrations.SQLite
-	if savepoint {
-		if _, err := tx.exec("SAVEPOINT job"); err != nil {
-			return nil, err
-		}
-	}
-	tx.dirty = false
+	leaves, certs, undo, after := len(tx.leaves), len(tx.certList), len(tx.undo), len(tx.after)
+	tx.dirty, tx.savepointed, tx.inJob = false, false, true
 	result = call(j, context.WithValue(j.ctx, txKey{}, tx))
-	if result == nil && !tx.broken {
-		if savepoint {
-			if _, err := tx.exec("RELEASE job"); err != nil {
+	tx.inJob = false
+	if result == nil && !tx.broken && tx.lost == nil {
+		if tx.savepointed {
+			if _, err := tx.rawExec("RELEASE job"); err != nil {
 				return nil, err
 			}
 		}
@@ -409,14 +470,17 @@ func (tx *txn) run(j *job) (result, err error) {
 	for _, f := range tx.undo[undo:] {
 		f()
 	}
-	tx.leaves, tx.undo, tx.after = tx.leaves[:leaves], tx.undo[:undo], tx.after[:after]
-	if savepoint {
+	tx.leaves, tx.certList, tx.undo, tx.after = tx.leaves[:leaves], tx.certList[:certs], tx.undo[:undo], tx.after[:after]
+	if tx.lost != nil {
+		return nil, tx.lost
+	}
+	if tx.savepointed {
 		for _, q := range [...]string{"ROLLBACK TO job", "RELEASE job"} {
-			if _, err := tx.exec(q); err != nil {
+			if _, err := tx.rawExec(q); err != nil {
 				return nil, err
 			}
 		}
-	} else if tx.dirty || tx.broken {
+	} else if tx.db.engine == migrations.Postgres && (tx.dirty || tx.broken) {
 		// PostgreSQL: no savepoints, they cost a round trip each; the batch is
 		// rolled back and its members run alone, where this refusal stands.
 		if !tx.broken {
@@ -451,16 +515,18 @@ func call(j *job, ctx context.Context) (err error) {
 	return j.fn(ctx)
 }
 
-// finish does what a batch does once: move the accounts' counters and append
-// the leaves.
+// finish does what a batch does once: move the accounts' counters, append the
+// leaves and move the clock's mark.
 func (tx *txn) finish() error {
-	if err := tx.finishQuotas(); err != nil {
-		return err
+	for _, step := range []func() error{tx.flush, tx.finishQuotas, tx.finishLeaves, tx.finishCerts, tx.moveClock} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	return tx.finishLeaves()
+	return nil
 }
 
-// notifier wakes whoever waits for the log to grow.
+// notifier wakes whoever waits for trust to change.
 type notifier struct {
 	mu sync.Mutex
 	ch chan struct{}

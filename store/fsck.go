@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"hallmark/access"
@@ -190,6 +191,13 @@ func (db *DB) BrokenRows(ctx context.Context, report func(object string, err err
 			}
 			return nil
 		})
+	}
+	size, err := db.Log().Head(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := db.clockMark(ctx); err != nil && (size > 0 || !errors.Is(err, sql.ErrNoRows)) {
+		report("clock mark", err)
 	}
 	if err := check(`SELECT `+stationColumns+` FROM stations ORDER BY tenant, id`, func(r row) (string, error) {
 		s, err := db.scanStation(r)

@@ -40,15 +40,26 @@ const holdReason = 6
 
 func (h *held) revoked() bool { return h.revokedAt != 0 && h.freed == 0 }
 
-// Reserve implements [ca.Ledger].
+// Reserve implements [ca.Ledger]. The first reservation of an identity and key
+// is written together with those of its batch; everything else directly.
 func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got *ca.Issued, err error) {
+	joined := txFrom(ctx) != nil // who joins a transaction wants to see the rows
+	var mine *pendingReservation
 	err = l.db.Atomic(ctx, func(ctx context.Context) error {
-		r, got = ca.Reservation{}, nil
+		r, got, mine = ca.Reservation{}, nil, nil
 		tx := txFrom(ctx)
+		if err := l.db.CheckClock(); err != nil {
+			return err
+		}
 		if err := tx.checkRequester(&c.Requester, c.Tenant); err != nil {
 			return err
 		}
-		h, err := tx.holder(&c)
+		if tx.waits(&c) {
+			if err := tx.settle(false); err != nil {
+				return err
+			}
+		}
+		h, newKey, err := tx.holder(&c)
 		if err != nil {
 			return err
 		}
@@ -88,15 +99,23 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 				}
 			}
 		}
+		r.Authority, r.Profile, r.Serial, r.TBS = c.Authority, c.Profile, c.Serial, c.TBS
+		r.Tenant, r.Account, r.Holder = c.Tenant, c.Account, fold(c.Holder)
+		if h == nil && newKey && !joined && !tx.direct {
+			mine = tx.later(&c)
+			return nil
+		}
 		if err := tx.bindKey(&c, h); err != nil {
 			return err
 		}
 		if r.ID, err = tx.insertReservation(&c); err != nil {
 			return err
 		}
-		r.Authority, r.Profile, r.Serial, r.TBS = c.Authority, c.Profile, c.Serial, c.TBS
 		return tx.pointIdentity(&c, h, r.ID)
 	})
+	if err == nil && mine != nil {
+		r.ID = mine.id
+	}
 	return r, got, err
 }
 
@@ -122,7 +141,7 @@ func (tx *txn) checkRequester(r *ca.Requester, tenant string) error {
 		}
 		if r.Station != "" {
 			var state string
-			err := tx.queryRow(`SELECT state FROM stations WHERE tenant = $1 AND id = $2`, tenant, r.Station).Scan(&state)
+			err := tx.rawQueryRow(`SELECT state FROM stations WHERE tenant = $1 AND id = $2`, tenant, r.Station).Scan(&state)
 			if errors.Is(err, sql.ErrNoRows) || err == nil && state != "active" {
 				return ca.ErrRequesterRevoked.New("Station %s is not active.", r.Station)
 			}
@@ -139,46 +158,48 @@ func (tx *txn) checkRequester(r *ca.Requester, tenant string) error {
 
 func (tx *txn) isRevoked(authority string, serial []byte) (bool, error) {
 	var released int64
-	err := tx.queryRow(`SELECT released_at FROM revocations WHERE authority = $1 AND serial = $2`, authority, serial).Scan(&released)
+	err := tx.rawQueryRow(`SELECT released_at FROM revocations WHERE authority = $1 AND serial = $2`, authority, serial).Scan(&released)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
 	return err == nil && released == 0, err
 }
 
-// holder finds what the identity has, nil if nothing, and refuses a blocked one.
-func (tx *txn) holder(c *ca.Claim) (*held, error) {
-	folded := fold(c.Holder)
-	var at int64
-	err := tx.queryRow(`SELECT blocked_at FROM blocks WHERE tenant = $1 AND holder = $2`, c.Tenant, folded).Scan(&at)
-	if err == nil {
-		return nil, ca.ErrHolderBlocked.New("%s, since %s.", c.Holder, timeOf(at).Format(time.RFC3339))
-	}
-	if !errors.Is(err, sql.ErrNoRows) {
-		return nil, err
-	}
-	h := &held{}
-	var issuedAt, leaf, reason, revokedAt, freed sql.NullInt64
-	var shown string
-	err = tx.queryRow(`SELECT i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
+// holder finds what the identity has, nil if nothing, and whether nobody has the
+// key yet; it refuses a blocked identity. One statement answers all.
+func (tx *txn) holder(c *ca.Claim) (h *held, newKey bool, err error) {
+	h = &held{}
+	var blocked, rekeys, id, shard, notAfter, issuedAt, leaf, reason, revokedAt, freed sql.NullInt64
+	var shown, station, account, state, authority, keyState sql.NullString
+	err = tx.rawQueryRow(`SELECT b.blocked_at, k.state, i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
 		c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at
-		FROM identities i JOIN reservations r ON r.id = i.reservation
+		FROM (SELECT 1 AS one) o
+		LEFT JOIN blocks b ON b.tenant = $1 AND b.holder = $2
+		LEFT JOIN public_keys k ON k.spki = $5
+		LEFT JOIN identities i ON i.tenant = $1 AND i.holder = $2 AND i.profile = $3 AND i.slot = $4
+		LEFT JOIN reservations r ON r.id = i.reservation
 		LEFT JOIN certificates c ON c.reservation = i.reservation
-		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
-		WHERE i.tenant = $1 AND i.holder = $2 AND i.profile = $3 AND i.slot = $4`, c.Tenant, folded, c.Profile, c.Slot).
-		Scan(&shown, &h.station, &h.account, &h.state, &h.rekeys, &h.id, &h.authority, &h.serial, &h.spki, &h.tbs, &h.shard, &h.notAfter,
+		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial`, c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.SPKI[:]).
+		Scan(&blocked, &keyState, &shown, &station, &account, &state, &rekeys, &id, &authority, &h.serial, &h.spki, &h.tbs, &shard, &notAfter,
 			&h.der, &issuedAt, &leaf, &reason, &revokedAt, &freed)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if shown != c.Holder {
-		return nil, ca.ErrElsewhere.New("%s differs from the known unit %s only in case.", c.Holder, shown)
+	if blocked.Valid {
+		return nil, false, ca.ErrHolderBlocked.New("%s, since %s.", c.Holder, timeOf(blocked.Int64).Format(time.RFC3339))
+	}
+	if !shown.Valid {
+		return nil, !keyState.Valid, nil
+	}
+	if !id.Valid {
+		return nil, false, ErrRowTampered.New("Table identities, %s names a reservation that is missing.", c.Holder)
+	}
+	h.station, h.account, h.state, h.rekeys, h.id, h.authority, h.shard, h.notAfter = station.String, account.String, state.String, int(rekeys.Int64), id.Int64, authority.String, int(shard.Int64), notAfter.Int64
+	if shown.String != c.Holder {
+		return nil, false, ca.ErrElsewhere.New("%s differs from the known unit %s only in case.", c.Holder, shown.String)
 	}
 	h.issuedAt, h.leaf, h.reason, h.revokedAt, h.freed = issuedAt.Int64, leaf.Int64, reason.Int64, revokedAt.Int64, freed.Int64
-	return h, nil
+	return h, !keyState.Valid, nil
 }
 
 func (h *held) issued() *ca.Issued {
@@ -257,20 +278,11 @@ func (tx *txn) bindKey(c *ca.Claim, h *held) error {
 }
 
 func (tx *txn) insertReservation(c *ca.Claim) (id int64, err error) {
-	err = tx.queryRowWrite(`INSERT INTO reservations (authority, serial, tenant, account, profile, version, holder, slot, spki, tbs, shard, not_before, not_after, requester, operator, tool, origin, reserved_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT (serial) DO NOTHING RETURNING id`,
-		c.Authority, c.Serial[:], c.Tenant, c.Account, c.Profile, c.Version, fold(c.Holder), c.Slot, c.SPKI[:], c.TBS, c.Shard,
-		millis(c.NotBefore), millis(c.NotAfter), c.Requester.Actor, c.Operator, c.Tool, c.Origin, millis(c.Now)).Scan(&id)
+	err = tx.queryRowWrite(manySQL(`reservations (`+reservationColumns+`)`, ` ON CONFLICT (serial) DO NOTHING RETURNING id`, 18, 1), reservationArgs(nil, c)...).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, ca.ErrSerialTaken.New("")
 	}
 	return id, err
-}
-
-// queryRowWrite is queryRow for a statement that writes and returns a row.
-func (tx *txn) queryRowWrite(query string, args ...any) row {
-	tx.dirty = true
-	return tx.queryRow(query, args...)
 }
 
 // pointIdentity makes the reservation the identity's current one. The condition
@@ -291,13 +303,6 @@ func (tx *txn) pointIdentity(c *ca.Claim, h *held, id int64) error {
 	return err
 }
 
-// pendingCert is a certificate that the end of the batch writes with its leaf.
-type pendingCert struct {
-	der  []byte
-	at   time.Time
-	leaf int64
-}
-
 // Record implements [ca.Ledger].
 func (l *Ledger) Record(ctx context.Context, r ca.Reservation, der []byte) (ca.Issued, error) {
 	now := l.db.now()
@@ -310,43 +315,52 @@ func (l *Ledger) Record(ctx context.Context, r ca.Reservation, der []byte) (ca.I
 			mine, out.Replayed = p, true
 			return nil
 		}
-		var tenant, account, holder string
-		var have []byte
-		var issuedAt, leaf, revokedAt, freed sql.NullInt64
-		err := tx.queryRow(`SELECT r.tenant, r.account, r.holder, c.der, c.issued_at, c.leaf, v.revoked_at, v.released_at FROM reservations r
-			LEFT JOIN certificates c ON c.reservation = r.id
-			LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
-			WHERE r.id = $1`, r.ID).Scan(&tenant, &account, &holder, &have, &issuedAt, &leaf, &revokedAt, &freed)
-		if err != nil {
-			return notFound(err, "There is no reservation %d.", r.ID)
+		tenant, account, holder := r.Tenant, r.Account, r.Holder
+		if r.Resumed || holder == "" || tx.direct {
+			done, err := tx.recorded(&r, &out, &tenant, &account, &holder)
+			if err != nil || done {
+				return err
+			}
 		}
-		if revokedAt.Valid && freed.Int64 == 0 {
-			return ca.ErrHolderRevoked.New("The reservation was voided meanwhile.")
-		}
-		if have != nil { // the first recorded signature won
-			out.DER, out.IssuedAt, out.Leaf, out.Replayed = have, timeOf(issuedAt.Int64), leaf.Int64, true
-			return nil
-		}
-		p := &pendingCert{der: der, at: now}
+		p := &pendingCert{r: r, der: der, at: millis(now)}
 		if tx.certs == nil {
 			tx.certs = map[int64]*pendingCert{}
 		}
 		tx.certs[r.ID], mine = p, p
+		tx.certList = append(tx.certList, p)
 		tx.undo = append(tx.undo, func() { delete(tx.certs, r.ID) })
-		tx.appendLeaf(tlog.Issue, tenant, account, holder, sha256.Sum256(der), r.Serial[:], now, func(tx *txn, index int64) error {
+		tx.appendLeaf(tlog.Issue, tenant, account, holder, sha256.Sum256(der), r.Serial[:], now, func(_ *txn, index int64) error {
 			p.leaf = index
-			_, err := tx.exec(`INSERT INTO certificates (reservation, der, issued_at, leaf) VALUES ($1, $2, $3, $4)`, r.ID, der, millis(now), index)
-			if unique(err) {
-				return errStale // another node recorded first: read it in a transaction of our own
-			}
-			return err
+			return nil
 		})
 		return nil
 	})
 	if err == nil && mine != nil {
-		out.DER, out.IssuedAt, out.Leaf = mine.der, mine.at, mine.leaf
+		out.DER, out.IssuedAt, out.Leaf = mine.der, timeOf(mine.at), mine.leaf
 	}
 	return out, err
+}
+
+// recorded reads what a reservation has: the certificate that was recorded
+// first, if there is one, or whose it is. It refuses a voided one.
+func (tx *txn) recorded(r *ca.Reservation, out *ca.Issued, tenant, account, holder *string) (done bool, err error) {
+	var have []byte
+	var issuedAt, leaf, revokedAt, freed sql.NullInt64
+	err = tx.queryRow(`SELECT r.tenant, r.account, r.holder, c.der, c.issued_at, c.leaf, v.revoked_at, v.released_at FROM reservations r
+		LEFT JOIN certificates c ON c.reservation = r.id
+		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+		WHERE r.id = $1`, r.ID).Scan(tenant, account, holder, &have, &issuedAt, &leaf, &revokedAt, &freed)
+	if err != nil {
+		return false, notFound(err, "There is no reservation %d.", r.ID)
+	}
+	if revokedAt.Valid && freed.Int64 == 0 {
+		return false, ca.ErrHolderRevoked.New("The reservation was voided meanwhile.")
+	}
+	if have != nil { // the first recorded signature won
+		out.DER, out.IssuedAt, out.Leaf, out.Replayed = have, timeOf(issuedAt.Int64), leaf.Int64, true
+		return true, nil
+	}
+	return false, nil
 }
 
 // Void implements [ca.Ledger]: the serial number is listed as revoked, and no

@@ -52,8 +52,12 @@ func (db *DB) List(ctx context.Context, authority string, shard int, have int64)
 }
 
 // PutList implements [crl.ListStore]: the condition on the old number lets one
-// of two nodes win (A32).
+// of two nodes win (A32). A list of a time that is not yet would outlive the
+// mistake, so a clock that jumped publishes nothing (A74).
 func (db *DB) PutList(ctx context.Context, l crl.StoredList, old int64) error {
+	if err := db.CheckClock(); errors.Is(err, ErrClockAhead) {
+		return err
+	}
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		var n int64
 		var err error

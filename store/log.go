@@ -36,17 +36,25 @@ func (tx *txn) finishLeaves() error {
 	}
 	for i, l := range tx.leaves {
 		l.Index = size - n + int64(i)
-		if _, err := tx.exec(`INSERT INTO log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-			l.Index, string(l.Type), l.Tenant, l.Account, l.Holder, l.Subject[:], l.Salt[:], l.Entry[:], l.serial, l.At); err != nil {
-			return err
-		}
 		if l.placed != nil {
 			if err := l.placed(tx, l.Index); err != nil {
 				return err
 			}
 		}
 	}
-	tx.after = append(tx.after, tx.db.waiters.wake)
+	_, err := tx.insertMany(`log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at)`, "", 10, len(tx.leaves), func(i int, args []any) []any {
+		l := tx.leaves[i]
+		return append(args, l.Index, string(l.Type), l.Tenant, l.Account, l.Holder, l.Subject[:], l.Salt[:], l.Entry[:], l.serial, l.At)
+	})
+	if err != nil {
+		return err
+	}
+	for _, l := range tx.leaves {
+		if l.Type != tlog.Issue {
+			tx.after = append(tx.after, tx.db.waiters.wake)
+			break
+		}
+	}
 	return nil
 }
 
@@ -133,5 +141,6 @@ type Log struct{ *DB }
 // Log gives the log's side of the database.
 func (db *DB) Log() *Log { return &Log{db} }
 
-// LogGrown is closed when this process appends leaves; ask again for the next time.
-func (db *DB) LogGrown() <-chan struct{} { return db.waiters.wait() }
+// TrustChanged is closed when this process appends a leaf that is not of
+// issuance: a revocation, hold, release, void or block. Ask again for the next.
+func (db *DB) TrustChanged() <-chan struct{} { return db.waiters.wait() }

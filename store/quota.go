@@ -24,7 +24,7 @@ func (tx *txn) account(k accountKey) (*quotaState, error) {
 		return q, nil
 	}
 	q := &quotaState{}
-	err := tx.queryRow(`SELECT state, used, changed_at FROM orders WHERE tenant = $1 AND id = $2`, k.tenant, k.account).Scan(&q.state, &q.used, &q.changedAt)
+	err := tx.rawQueryRow(`SELECT state, used, changed_at FROM orders WHERE tenant = $1 AND id = $2`, k.tenant, k.account).Scan(&q.state, &q.used, &q.changedAt)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ca.ErrAccountClosed.New("There is no order %s.", k.account)
 	}
@@ -78,7 +78,7 @@ func (tx *txn) forgetAccount(tenant, account string) {
 		delete(tx.quotas, k)
 	} else if q != nil {
 		q.state = "" // filled again below; the delta must not be lost
-		tx.queryRow(`SELECT state, changed_at FROM orders WHERE tenant = $1 AND id = $2`, tenant, account).Scan(&q.state, &q.changedAt)
+		tx.rawQueryRow(`SELECT state, changed_at FROM orders WHERE tenant = $1 AND id = $2`, tenant, account).Scan(&q.state, &q.changedAt)
 	}
 }
 

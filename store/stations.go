@@ -63,7 +63,7 @@ func (db *DB) Redeem(ctx context.Context, hash [32]byte, station string, spki [3
 		if err := db.cfg.Seal.Verify(mac, "station_codes", c.Hash[:], []byte(c.Tenant), []byte(c.Station), []byte(c.Site), []byte(c.CreatedBy), number(expires)); err != nil {
 			return ErrRowTampered.Wrap(err, "Table station_codes.")
 		}
-		if !now.Before(c.ExpiresAt) || c.Attempts >= provisioner.MaxCodeAttempts {
+		if !db.clock.steady(now).Before(c.ExpiresAt) || c.Attempts >= provisioner.MaxCodeAttempts {
 			return provisioner.ErrStationCode.New("")
 		}
 		if c.Station != station || bound != nil && !bytes.Equal(bound, spki[:]) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -64,8 +65,10 @@ type schema struct {
 	open   bool    // additional members of any kind
 }
 
-// loadContract reads the document.
-func loadContract() (*contract, error) {
+// loadContract reads the document, once.
+var loadContract = sync.OnceValues(readContract)
+
+func readContract() (*contract, error) {
 	type param struct {
 		Ref         string  `yaml:"$ref"`
 		Name        string  `yaml:"name"`

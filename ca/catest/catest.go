@@ -34,10 +34,14 @@ const (
 	BaseURL = "http://pki.example.com"
 )
 
+// anyClock lets tests move the clock by years.
+const anyClock = 200 * 365 * 24 * time.Hour
+
 // Config changes what [Open] makes; the zero value is good.
 type Config struct {
-	URL string // of the database; "" means a new SQLite file
-	Now func() time.Time
+	URL      string // of the database; "" means a new SQLite file
+	Patience time.Duration
+	Now      func() time.Time
 }
 
 // Fixture is an open database and a CA on it. The test's end closes it.
@@ -75,7 +79,7 @@ func Open(t testing.TB, cfg Config) *Fixture {
 	if f.Box, err = seal.Open(master); err != nil {
 		t.Fatal(err)
 	}
-	if f.DB, err = store.Open(ctx, store.Config{URL: cfg.URL, Seal: f.Box, Now: cfg.Now}); err != nil {
+	if f.DB, err = store.Open(ctx, store.Config{URL: cfg.URL, Seal: f.Box, Patience: cfg.Patience, Now: cfg.Now, ClockBack: anyClock, ClockForward: anyClock}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.DB.Close() })

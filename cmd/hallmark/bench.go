@@ -109,6 +109,7 @@ func (b *benchRun) wait(ctx context.Context) (err error) {
 	if b.dir == "" {
 		return errUsage{errors.New("--serve needs --dir")}
 	}
+	tuneGC()
 	if b.database == "sqlite" {
 		b.database = ""
 	}

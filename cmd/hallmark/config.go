@@ -41,8 +41,9 @@ type Config struct {
 	State string `yaml:"state"`
 	// Database is a file (SQLite) or a postgres:// URL; default hallmark.db in State.
 	Database string `yaml:"database"`
-	// Production refuses every development convenience at once (S44): software
-	// CA keys, exportable keys, base URLs that cannot last.
+	// Production refuses every development convenience at once and lists them
+	// (S44): software CA keys, exportable keys, base URLs that cannot last,
+	// names that only this machine knows, orders without an approver.
 	Production bool `yaml:"production"`
 	// BaseURL is the start of the URLs in certificates (lists, OCSP, issuers).
 	// It is frozen into an authority when that is made (S3).
@@ -191,7 +192,7 @@ func (c *Config) complete() error {
 		c.Database = filepath.Join(c.State, c.Database)
 	}
 	def(&c.BaseURL, "http://localhost:8080")
-	if err := ca.ValidBaseURL(c.BaseURL, c.Production); err != nil {
+	if err := ca.ValidBaseURL(c.BaseURL, false); err != nil {
 		return errConfig.New("base_url: %s", fault.From(err).Detail)
 	}
 	if len(c.ServerNames) == 0 {
@@ -321,6 +322,9 @@ func newConfigCmd(g *globals) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := loadConfig(args[0])
 			if err != nil {
+				return err
+			}
+			if err := refused(c.conveniences()); err != nil {
 				return err
 			}
 			return g.print(map[string]any{"valid": true, "state": c.State, "production": c.Production}, func(w io.Writer) {

@@ -252,7 +252,7 @@ func (d *demoRun) fsck(t *testing.T) {
 		t.Fatalf("fsck: %s", strings.Join(found, "\n"))
 	}
 	file := d.path("state", "hallmark.db")
-	saved := saveDatabase(t, file)
+	saved := saveFiles(t, d.path("state"))
 	db, err := sql.Open("sqlite", file)
 	if err != nil {
 		t.Fatal(err)

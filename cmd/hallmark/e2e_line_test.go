@@ -133,7 +133,7 @@ func (l *line) complete() {
 		}
 		for _, c := range page.Items {
 			all++
-			if c.Status == "live" {
+			if c.Status == "good" {
 				live++
 				if !seen[c.Serial] {
 					l.t.Errorf("no device holds the live certificate %s of %s", c.Serial, c.Holder)

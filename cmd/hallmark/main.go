@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hallmark/api/adminapi"
+	"hallmark/internal/clock"
 	"hallmark/internal/fault"
 )
 
@@ -50,7 +51,7 @@ var errSilent = errors.New("")
 
 // run is the program; tests call it too.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	g := &globals{Out: out, Err: errOut, In: in, Now: time.Now}
+	g := &globals{Out: out, Err: errOut, In: in, Now: clock.Now}
 	root := newRootCmd(g)
 	root.SetArgs(args)
 	root.SetIn(in)

@@ -43,7 +43,8 @@ func (s *Server) deviceTLS() *tls.Config {
 // people makes the door of console and administration API. The first principal's
 // token goes to a file that only the service's user reads.
 func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler, error) {
-	auth := access.NewAuthenticator(access.Config{Store: s.db, Log: s.log, Now: s.now})
+	// A token that ended does not come back with a clock that goes back (A74).
+	auth := access.NewAuthenticator(access.Config{Store: s.db, Log: s.log, Now: s.db.Steady})
 	file := filepath.Join(s.cfg.State, "admin.token")
 	if _, err := auth.Bootstrap(ctx, func(_ string, t access.Token) error {
 		return durable.WriteFile(file, []byte(t.Reveal()+"\n"), 0o600)
@@ -54,7 +55,7 @@ func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler
 		now: s.now, log: s.log, reloaded: s.authoritiesChanged}
 	parts := b.web()
 	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")
-	pages, err := console.New(console.Config{Backend: parts, Access: auth, Log: s.log, Now: s.now})
+	pages, err := console.New(console.Config{Backend: parts, Access: auth, Cursors: web.NewCursors(s.box), Version: version, Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
 	}

@@ -121,9 +121,11 @@ func (c *certifier) get(ctx context.Context, name string, r ca.Request) (*servic
 	if s := c.have[name]; s != nil && c.young(s.leaf) {
 		return s, nil
 	}
-	if s, err := c.read(name); err == nil && c.young(s.leaf) && c.current(ctx, s.leaf, r.Tenant) {
-		c.have[name] = s
-		return s, nil
+	if s, err := c.read(name); err == nil && c.current(ctx, s.leaf, r.Tenant) {
+		c.have[name] = s // even an old one: renewing it may fail
+		if c.young(s.leaf) {
+			return s, nil
+		}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

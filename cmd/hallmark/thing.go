@@ -89,15 +89,16 @@ func newThingShowCmd(g *globals) *cobra.Command {
 }
 
 func showThing(w io.Writer, t *adminapi.Thing) {
-	facts(w, "thing", t.Name, "type", t.Type, "device", t.Holder, "groups", strings.Join(t.Groups, ", "), "billing group", t.BillingGroup,
-		"policies", strings.Join(t.Policies, ", "), "registered by", t.RegisteredBy, "since", moment(t.CreatedAt), "changed", moment(t.UpdatedAt), "version", fmt.Sprint(t.Version))
+	pairs := []string{"thing", t.Name, "type", t.Type, "device", t.Holder, "groups", strings.Join(t.Groups, ", "), "billing group", t.BillingGroup,
+		"policies", strings.Join(t.Policies, ", "), "registered by", t.RegisteredBy, "since", moment(t.CreatedAt), "changed", moment(t.UpdatedAt), "version", fmt.Sprint(t.Version)}
 	for _, k := range slices.Sorted(maps.Keys(t.Attributes)) {
-		facts(w, "attribute", k+" = "+t.Attributes[k])
+		pairs = append(pairs, "attribute", k+" = "+t.Attributes[k])
 	}
 	for _, k := range slices.Sorted(maps.Keys(t.Configuration)) {
-		facts(w, "configuration", k+" = "+t.Configuration[k])
+		pairs = append(pairs, "configuration", k+" = "+t.Configuration[k])
 	}
 	for _, p := range t.Principals {
-		facts(w, "certificate", p.Serial+" "+p.Status)
+		pairs = append(pairs, "certificate", p.Serial+" "+p.Status)
 	}
+	facts(w, pairs...)
 }

@@ -14,6 +14,7 @@ import (
 	"hallmark/access"
 	"hallmark/ca"
 	"hallmark/ca/profile"
+	"hallmark/crl"
 	"hallmark/internal/fault"
 	"hallmark/provisioner"
 	"hallmark/store"
@@ -40,6 +41,9 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		{"Names that differ in case are one identity A51", caseFold},
 		{"A revoked requester gets nothing, also inside the batch S19", requester},
 		{"A void reservation is never recorded S8", void},
+		{"Who is on hold gets no other certificate until released S30", hold},
+		{"A closed order lets its units finish for a while, and nobody else S9", grace},
+		{"Only what nobody finished is abandoned S8", abandoned},
 		{"A failing neighbour leaves the others committed", neighbour},
 		{"The log has no holes", dense},
 		{"An order row that nobody signed is not an order's limit S32", closedOrder},
@@ -334,6 +338,101 @@ func void(t *testing.T, open Open) {
 	wantCode(t, err, ca.ErrHolderRevoked)
 	_, _, err = db.Ledger().Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
 	wantCode(t, err, ca.ErrHolderRevoked)
+}
+
+func hold(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	l := db.Ledger()
+	r, _, err := l.Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	_, err = l.Record(t.Context(), r, []byte("der"))
+	must(t, err)
+	story, err := db.Story(t.Context(), tenant, "devices", r.Serial)
+	must(t, err)
+	must(t, db.Revoke(t.Context(), story, crl.CertificateHold, time.Now(), "ann", "looked at"))
+	for _, mode := range []ca.Rekey{ca.RekeyBeforeInstalled, ca.RekeySupersede} {
+		c := claim(t, "o", 5, "U1", "k2")
+		c.Rekey = mode
+		_, _, err = l.Reserve(t.Context(), c)
+		wantCode(t, err, ca.ErrHolderRevoked)
+	}
+	_, _, err = l.Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	wantCode(t, err, ca.ErrHolderRevoked)
+	must(t, db.Release(t.Context(), story, time.Now(), "ann", "good"))
+	_, issued, err := l.Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	if issued == nil || string(issued.DER) != "der" {
+		t.Errorf("a released unit does not get its certificate: %+v", issued)
+	}
+	_, _, err = l.Reserve(t.Context(), claim(t, "o", 5, "U1", "k2"))
+	must(t, err)
+}
+
+func grace(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	l := db.Ledger()
+	done, _, err := l.Reserve(t.Context(), claim(t, "o", 5, "U1", "k1"))
+	must(t, err)
+	_, err = l.Record(t.Context(), done, []byte("der"))
+	must(t, err)
+	begun, _, err := l.Reserve(t.Context(), claim(t, "o", 5, "U2", "k2"))
+	must(t, err)
+	closed := time.Now()
+	must(t, db.SetOrder(t.Context(), access.Scope{Tenant: tenant}, "o", []provisioner.OrderState{provisioner.OrderOpen}, provisioner.OrderClosed, nil, closed))
+	for _, c := range []struct {
+		unit, key string
+		after     time.Duration
+		want      *fault.Definition
+	}{
+		{"U1", "k1", 71 * time.Hour, nil},
+		{"U2", "k2", 71 * time.Hour, nil},
+		{"U2", "k9", time.Minute, ca.ErrAccountClosed}, // a new key is no finishing
+		{"U3", "k3", time.Minute, ca.ErrAccountClosed},
+		{"U1", "k1", 73 * time.Hour, ca.ErrAccountClosed},
+		{"U2", "k2", 73 * time.Hour, ca.ErrAccountClosed},
+	} {
+		q := claim(t, "o", 5, c.unit, c.key)
+		q.Now = closed.Add(c.after)
+		r, issued, err := l.Reserve(t.Context(), q)
+		if c.want != nil {
+			wantCode(t, err, c.want)
+			continue
+		}
+		must(t, err)
+		if c.unit == "U1" && (issued == nil || issued.Serial != done.Serial) || c.unit == "U2" && (!r.Resumed || r.ID != begun.ID) {
+			t.Errorf("%s %s after the end: %+v %+v", c.unit, c.after, r, issued)
+		}
+	}
+	if n := used(t, db, "o"); n != 2 {
+		t.Errorf("used %d", n)
+	}
+}
+
+func abandoned(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 5)
+	l := db.Ledger()
+	var rs []ca.Reservation
+	for i := range 4 {
+		c := claim(t, "o", 5, fmt.Sprintf("U%d", i), fmt.Sprintf("k%d", i))
+		c.Now = time.Now().Add(-25 * time.Hour)
+		if i == 3 {
+			c.Now = time.Now()
+		}
+		r, _, err := l.Reserve(t.Context(), c)
+		must(t, err)
+		rs = append(rs, r)
+	}
+	_, err := l.Record(t.Context(), rs[0], []byte("der"))
+	must(t, err)
+	must(t, l.Void(t.Context(), rs[1].Serial, "before"))
+	got, last, err := db.Abandoned(t.Context(), 0, time.Now().Add(-24*time.Hour), 100)
+	must(t, err)
+	if len(got) != 1 || got[0] != rs[2].Serial || last != rs[2].ID {
+		t.Errorf("abandoned %v up to %d, want %v up to %d", got, last, rs[2].Serial, rs[2].ID)
+	}
 }
 
 func neighbour(t *testing.T, open Open) {

@@ -54,7 +54,6 @@ func (c *console) funcs() template.FuncMap {
 			return s[:10] + "…" + s[len(s)-8:]
 		},
 		"path":   url.PathEscape,
-		"pathOf": pathOf,
 		"finite": func(t time.Time) bool { return t.UTC().Year() != 9999 },
 		"ended":  func(t time.Time) bool { return !t.After(c.Now()) },
 		"size": func(n int64) string {
@@ -114,14 +113,6 @@ func colons(s string) template.HTML {
 		b.WriteString(template.HTMLEscapeString(s[i:min(i+2, len(s))]))
 	}
 	return template.HTML(b.String())
-}
-
-// pathOf is what is particular of an address: the host is the same for all.
-func pathOf(address string) string {
-	if u, err := url.Parse(address); err == nil && u.Path != "" {
-		return u.Path
-	}
-	return address
 }
 
 // left says a duration in the largest unit that is not zero.

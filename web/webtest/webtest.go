@@ -45,7 +45,8 @@ const (
 	Hostile   = `<script>alert(1)</script>`
 )
 
-var errUnknown = fault.Define(fault.NotFound, "webtest-unknown", "There is no such record.", "Check the name.")
+// errUnknown is not defined by fault.Define: it is no fault of the program.
+var errUnknown = &fault.Definition{Kind: fault.NotFound, Code: "webtest-unknown", What: "There is no such record.", Next: "Check the name."}
 
 // Store is an [access.Store] in memory.
 type Store struct {
