@@ -48,6 +48,7 @@ func TestDiskFull_IsA503AndNothingHalfDone_A76_A79(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s.again()
+	s.good(first) // the responder has its certificate from here on
 
 	cert := s.stationPair()
 	client, url := s.client(&cert, 8), "https://"+s.door("factory")+"/factory/v1/units/issue"
