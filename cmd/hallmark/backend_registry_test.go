@@ -161,9 +161,9 @@ func TestBackend_TheSummaryCountsAndNamesWhatIsWrong(t *testing.T) {
 		{6 * 24 * time.Hour, "lists of " + catest.Infra, "warning"},
 		{8 * 24 * time.Hour, "lists of " + catest.Infra, "failing"},
 		{8 * 24 * time.Hour, "authority " + catest.Infra, "ok"},
-		{n.f.Infra.NotAfter.Sub(time.Now()) - 24*time.Hour, "authority " + catest.Infra, "warning"},
-		{n.f.Infra.NotAfter.Sub(time.Now()) + 24*time.Hour, "authority " + catest.Infra, "failing"},
-		{n.f.Infra.NotAfter.Sub(time.Now()) + 24*time.Hour, "duty infrastructure", "warning"},
+		{time.Until(n.f.Infra.NotAfter) - 24*time.Hour, "authority " + catest.Infra, "warning"},
+		{time.Until(n.f.Infra.NotAfter) + 24*time.Hour, "authority " + catest.Infra, "failing"},
+		{time.Until(n.f.Infra.NotAfter) + 24*time.Hour, "duty infrastructure", "warning"},
 	} {
 		n.now = func() time.Time { return time.Now().Add(c.after) }
 		if got := check(c.name); got.Status != c.status {

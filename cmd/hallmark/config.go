@@ -139,9 +139,15 @@ func loadConfig(file string) (*Config, error) {
 
 var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type main\.(\w+)`)
 
+// maxConfig bounds the file: a YAML parser takes its time with a huge one.
+const maxConfig = 256 << 10
+
 // parseConfig is strict: an unknown key is an error with its line and the
 // nearest name.
 func parseConfig(b []byte, dir string) (*Config, error) {
+	if len(b) > maxConfig {
+		return nil, errConfig.New("The file has %d octets; %d are allowed.", len(b), maxConfig)
+	}
 	c := &Config{dir: dir}
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)

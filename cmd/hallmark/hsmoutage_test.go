@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -158,7 +159,18 @@ func TestHSMOutage_TheServiceRefusesWhileItsTokenIsAwayAndRecovers(t *testing.T)
 			}
 			return files(name)
 		}
-		return nil
+		text, err := os.ReadFile(s.path("hallmark.yaml"))
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(s.path("hallmark.yaml"), bytes.Replace(text, []byte("log_level: warn"), []byte("log_level: debug"), 1), 0o644)
+	})
+	t.Cleanup(func() {
+		for line := range strings.Lines(log.String()) {
+			if t.Failed() && strings.Contains(line, "token") && !strings.Contains(line, "request") {
+				t.Logf("%s", line)
+			}
+		}
 	})
 	outage := 3 * time.Second
 	if long() {

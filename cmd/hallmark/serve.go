@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -14,19 +13,16 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
 	"hallmark/access"
@@ -39,7 +35,6 @@ import (
 	"hallmark/hsm"
 	"hallmark/internal/durable"
 	"hallmark/internal/fault"
-	"hallmark/internal/lane"
 	"hallmark/internal/seal"
 	"hallmark/provisioner"
 	"hallmark/station/uplink"
@@ -323,132 +318,6 @@ func (s *Server) renewDoors(ctx context.Context) error {
 	return durable.WriteFile(filepath.Join(s.cfg.State, "ca.pem"), text, 0o644)
 }
 
-// background starts what runs beside the doors.
-func (s *Server) background(ctx context.Context) {
-	s.wg.Go(func() { s.set.Run(ctx) })
-	s.wg.Go(func() { s.lists.Run(ctx) })
-	s.wg.Go(func() { s.integrate(ctx) })
-	s.wg.Go(func() { s.lintIssued(ctx) })
-	s.wg.Go(func() {
-		for every(ctx, time.Hour) {
-			if err := s.renewDoors(ctx); err != nil {
-				s.log.ErrorContext(ctx, "the doors' certificate cannot be renewed", "error", err)
-			}
-		}
-	})
-	s.wg.Go(func() {
-		for every(ctx, 10*time.Minute) {
-			if err := errors.Join(s.db.KeepClock(ctx), s.db.CheckClock()); err != nil {
-				s.log.ErrorContext(ctx, "the clock's mark was not moved", "error", err)
-			}
-			s.voidAbandoned(ctx)
-		}
-	})
-}
-
-// every waits; false when ctx ends.
-func every(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
-// integrate puts new leaves under a signed checkpoint once a second, and keeps
-// the newest checkpoint outside the database.
-func (s *Server) integrate(ctx context.Context) {
-	for every(ctx, time.Second) {
-		s.checkpoint(ctx)
-	}
-}
-
-func (s *Server) checkpoint(ctx context.Context) {
-	c, err := s.tlog.Integrate(ctx)
-	if err != nil {
-		if ctx.Err() == nil && !errors.Is(err, tlog.ErrMoved) {
-			s.log.ErrorContext(ctx, "log not integrated", "error", err)
-		}
-		return
-	}
-	if bytes.Equal(c.Note, s.kept) {
-		return
-	}
-	if err := durable.WriteFile(s.checkpointFile(), c.Note, 0o644); err != nil {
-		s.log.ErrorContext(ctx, "checkpoint not kept", "error", err)
-		return
-	}
-	s.kept = c.Note
-}
-
-// lintIssued runs the full lint on everything that was issued, from the table
-// and behind the line: a full lint costs more than an issuance, so while the
-// line is busy it gets a small share and catches up afterwards. An error here
-// means that the lints before the signature missed a rule.
-func (s *Server) lintIssued(ctx context.Context) {
-	file := filepath.Join(s.cfg.State, "linted")
-	var done int64 // reservations up to this id are linted
-	if b, err := os.ReadFile(file); err == nil {
-		done, _ = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	}
-	var jobs int64
-	quiet := 0 // seconds without much work
-	for every(ctx, time.Second) {
-		now := s.db.Stats.Jobs.Load()
-		share := 10
-		if quiet++; now-jobs > 50 {
-			quiet = 0
-		} else if quiet > 3 {
-			share = 200
-		}
-		jobs = now
-		ders, last, err := s.db.IssuedAfter(ctx, done, share)
-		if err != nil {
-			s.log.ErrorContext(ctx, "issued certificates not linted", "error", err)
-			continue
-		}
-		for _, der := range ders {
-			if found := s.ca.Lint(der); len(found) > 0 {
-				s.lintErrors.Add(1)
-				s.log.ErrorContext(ctx, "an issued certificate breaks a rule", "rule", found[0].String())
-			}
-		}
-		if last == done {
-			continue
-		}
-		done = last
-		if err := durable.WriteFile(file, []byte(strconv.FormatInt(done, 10)+"\n"), 0o644); err != nil {
-			s.log.ErrorContext(ctx, "progress of the lint not kept", "error", err)
-		}
-	}
-}
-
-// abandonedAfter is when a reservation without certificate is given up (S8).
-const abandonedAfter = 24 * time.Hour
-
-// voidAbandoned goes on where the last round ended: what lies before is settled.
-func (s *Server) voidAbandoned(ctx context.Context) {
-	for {
-		serials, last, err := s.db.Abandoned(ctx, s.settled, s.now().Add(-abandonedAfter), 5000)
-		for _, serial := range serials {
-			if err == nil {
-				err = s.db.Ledger().Void(lane.With(ctx, lane.Status), serial, "abandoned")
-			}
-		}
-		if err != nil {
-			s.log.ErrorContext(ctx, "abandoned reservations not voided", "error", err)
-			return
-		}
-		if last == s.settled {
-			return
-		}
-		s.settled = last
-	}
-}
-
 // Start opens the doors.
 func (s *Server) Start(ctx context.Context) error {
 	metrics, err := web.NewMetrics(s.reg)
@@ -551,73 +420,6 @@ func (s *Server) enrolTLS() *tls.Config {
 		return d.withRoot, nil
 	}
 	return c
-}
-
-// checks are what readiness asks.
-func (s *Server) checks() []web.Check {
-	return []web.Check{
-		{Name: "database", Do: s.db.Ping},
-		{Name: "clock", Do: func(context.Context) error { return s.db.CheckClock() }},
-		{Name: "authorities", Do: func(context.Context) error {
-			if !s.tls.Load().ready {
-				return errNoInfra.New("")
-			}
-			return nil
-		}},
-		{Name: "revocation", Do: func(context.Context) error {
-			if age := s.set.Age(); !s.set.Loaded() || age > time.Minute {
-				return store.ErrOpen.New("The state of revocation is %s old.", age.Round(time.Second))
-			}
-			return nil
-		}},
-		{Name: "tokens", Do: func(ctx context.Context) error {
-			for _, h := range s.keys.Health(ctx) {
-				if h.State != hsm.StateUp {
-					return hsm.ErrTokenDown.New("Token %s is %s.", h.Token.Label, h.State)
-				}
-			}
-			return nil
-		}},
-	}
-}
-
-// localHandler serves metrics and profiles on the loopback address.
-func (s *Server) localHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return mux
-}
-
-// metrics exports the counters that packages keep.
-func (s *Server) metrics() {
-	count := func(name, help string, f func() int64) {
-		s.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "hallmark_" + name, Help: help}, func() float64 { return float64(f()) }))
-	}
-	gauge := func(name, help string, f func() float64) {
-		s.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "hallmark_" + name, Help: help}, f))
-	}
-	count("store_commits_total", "Group commits.", s.db.Stats.Commits.Load)
-	count("store_jobs_total", "Transactions that shared them.", s.db.Stats.Jobs.Load)
-	count("store_reruns_total", "Transactions run again alone.", s.db.Stats.Reruns.Load)
-	count("lint_errors_total", "Issued certificates that break a rule; each is a bug to report.", s.lintErrors.Load)
-	count("ca_late_signatures_total", "Signatures destroyed because another was recorded first.", s.ca.Late.Load)
-	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
-	count("crl_failures_total", "Lists that could not be made; the former stays.", s.lists.Stats.Failures.Load)
-	gauge("revoked_serials", "Serial numbers in the revoked set.", func() float64 { return float64(s.set.Len()) })
-	gauge("revoked_set_age_seconds", "Since the revoked set was last complete.", func() float64 { return s.set.Age().Seconds() })
-	gauge("authority_expiry_seconds", "Until the first authority ends.", func() float64 {
-		first := 0.0
-		for i, a := range s.ca.Authorities() {
-			if left := a.Cert.NotAfter.Sub(s.now()).Seconds(); i == 0 || left < first {
-				first = left
-			}
-		}
-		return first
-	})
 }
 
 // Close ends the service: no new connections, requests under way are answered,

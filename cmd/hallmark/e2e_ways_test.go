@@ -1,0 +1,396 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"hallmark/access"
+	"hallmark/ca"
+	"hallmark/ca/catest"
+	"hallmark/ca/profile"
+	"hallmark/fleet/registry"
+	"hallmark/hsm/hsmtest"
+)
+
+// watchedKey is a CA key that counts its signatures and waits for leave.
+type watchedKey struct {
+	ca.Key
+	signed  *atomic.Int64
+	entered chan struct{} // nil: nobody waits
+	leave   chan struct{}
+}
+
+func (k watchedKey) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.signed.Add(1)
+	if k.entered != nil {
+		k.entered <- struct{}{}
+		<-k.leave
+	}
+	return k.Key.SignContext(ctx, digest, opts)
+}
+
+// watchedKeys gives watched keys.
+type watchedKeys struct {
+	*catest.Keys
+	key watchedKey
+}
+
+func (k watchedKeys) Key(ctx context.Context, uri string) (ca.Key, error) {
+	inner, err := k.Keys.Key(ctx, uri)
+	out := k.key
+	out.Key = inner
+	return out, err
+}
+
+// watchedCA is a CA on a database file whose keys are watched.
+func watchedCA(t *testing.T, key watchedKey) (c *ca.CA, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "hallmark.db")
+	f := catest.Open(t, catest.Config{URL: file})
+	c, err := ca.New(t.Context(), ca.Config{Ledger: f.DB.Ledger(), Keys: watchedKeys{f.Keys, key}, Store: f.DB})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, file
+}
+
+func birthRequest(t *testing.T, unit string) ca.Request {
+	t.Helper()
+	key := catest.NewKey(t)
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca.Request{Identity: ca.Identity{Tenant: access.DefaultTenant, Holder: unit, Profile: string(profile.IDevID)},
+		Subject: profile.Subject{Organization: "Example", CommonName: unit}, SPKI: spki, Key: key.Public(), Origin: profile.OriginClaimed,
+		Requester: ca.Requester{Actor: "service:test"}}
+}
+
+// TestWays_ReservedBeforeSigned is the second of the ten ways, and S8: while the
+// signer works, anybody else reads the reservation with its TBS, and no
+// transaction is open.
+func TestWays_ReservedBeforeSigned(t *testing.T) {
+	key := watchedKey{signed: new(atomic.Int64), entered: make(chan struct{}), leave: make(chan struct{})}
+	c, file := watchedCA(t, key)
+	type answer struct {
+		ca.Issued
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		i, err := c.Issue(context.Background(), birthRequest(t, "U-1"))
+		done <- answer{i, err}
+	}()
+	<-key.entered
+	i := intrude(t, file)
+	var serial, tbs []byte
+	if err := i.db.QueryRow(`SELECT serial, tbs FROM reservations WHERE holder = 'u-1'`).Scan(&serial, &tbs); err != nil {
+		t.Fatalf("the signer works on what is not reserved: %v", err)
+	}
+	if n := i.count("certificates"); n != 0 {
+		t.Errorf("%d certificates before the signature", n)
+	}
+	// A write lock is to be had at once.
+	if _, err := i.db.Exec(`PRAGMA busy_timeout = 0`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.db.Exec(`BEGIN IMMEDIATE; ROLLBACK`); err != nil {
+		t.Errorf("a transaction is open while the signer works: %v", err)
+	}
+	close(key.leave)
+	a := <-done
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	leaf, err := x509.ParseCertificate(a.DER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(leaf.RawTBSCertificate) != string(tbs) || a.Serial.String() != fmt.Sprintf("%x", serial) {
+		t.Error("the certificate is not what was reserved")
+	}
+}
+
+// TestWays_WhatBreaksARuleIsNeverSigned is the third: a certificate that its
+// profile should not make is refused, and the key is not used.
+func TestWays_WhatBreaksARuleIsNeverSigned(t *testing.T) {
+	key := watchedKey{signed: new(atomic.Int64)}
+	c, file := watchedCA(t, key)
+	for name, change := range map[string]func(*ca.Request){
+		"a CA profile":                   func(r *ca.Request) { r.Profile = string(profile.DeviceCA) },
+		"a DNS name with an underscore":  func(r *ca.Request) { r.Names.DNS = []string{"a_b.example.com"} },
+		"a DNS name with an empty label": func(r *ca.Request) { r.Names.DNS = []string{"a..example.com"} },
+		"an address of three octets":     func(r *ca.Request) { r.Names.IP = [][]byte{{10, 0, 0}} },
+		"a country of three letters":     func(r *ca.Request) { r.Subject.Country = "USA" },
+		"an empty subject":               func(r *ca.Request) { r.Subject = profile.Subject{} },
+		"a subject of 65 characters":     func(r *ca.Request) { r.Subject.CommonName = strings.Repeat("A", 65) },
+		"a control character":            func(r *ca.Request) { r.Subject.CommonName = "A\nB" },
+		"another profile's authority":    func(r *ca.Request) { r.Authority = catest.Infra },
+		"the end before the beginning":   func(r *ca.Request) { r.NotAfter = time.Now().Add(-time.Hour) },
+		"a key that is not the SPKI's":   func(r *ca.Request) { r.SPKI = []byte{0x30, 0} },
+		"no origin":                      func(r *ca.Request) { r.Origin = "" },
+	} {
+		r := birthRequest(t, "U-1")
+		change(&r)
+		if _, err := c.Issue(t.Context(), r); err == nil {
+			t.Errorf("%s was issued", name)
+		}
+	}
+	if n := key.signed.Load(); n != 0 {
+		t.Errorf("the key was used %d times", n)
+	}
+	if n := intrude(t, file).count("reservations"); n != 0 {
+		t.Errorf("%d reservations of what is refused", n)
+	}
+	if _, err := c.Issue(t.Context(), birthRequest(t, "U-1")); err != nil || key.signed.Load() != 1 {
+		t.Errorf("the unchanged request: %v, %d signatures", err, key.signed.Load())
+	}
+}
+
+// TestWays_FewSyncsAndAKeyOfItsOwn are the eighth and the first: OCSP answers
+// come from a key of their own, also when the CA's token is away; and with 32
+// clients there is at most one fsync for eight requests.
+func TestWays_FewSyncsAndAKeyOfItsOwn(t *testing.T) {
+	s := newSite(t, "softhsm", "", anyName(2000))
+	s.halt()
+	p := s.service("hallmark.yaml", "state")
+
+	t.Run("OCSP has its own key", func(t *testing.T) {
+		var files []string
+		for _, name := range []string{"A-1", "A-2"} {
+			files = append(files, filepath.Join(t.TempDir(), name+".pem"))
+			writePEM(t, filepath.Dir(files[len(files)-1]), name+".pem", "CERTIFICATE", s.issue(newUnit(t, name)).Certificate[0])
+		}
+		ask := func(file string) string {
+			out, err := tool(t, nil, "openssl", "ocsp", "-issuer", s.path("pki", "issuing.pem"), "-cert", file, "-url", "http://"+s.door("public")+"/ocsp/device-1",
+				"-CAfile", s.path("pki", "root.pem"), "-verify_other", s.path("pki", "issuing.pem"), "-resp_text")
+			if err != nil || !strings.Contains(out, "Response verify OK") || !strings.Contains(out, file+": good") {
+				t.Errorf("%v: %s", err, out)
+			}
+			return out
+		}
+		if out := ask(files[0]); !strings.Contains(out, "OCSP Signing") || !strings.Contains(out, "OCSP No Check") || !strings.Contains(out, "CN = device-1 OCSP responder") {
+			t.Errorf("the answer is not signed by a responder of its own: %s", out)
+		}
+		if err := os.Rename(s.path("keys", "softhsm", "tokens"), s.path("keys", "softhsm", "away")); err != nil {
+			t.Fatal(err)
+		}
+		ask(files[1]) // never asked before
+		if err := os.Rename(s.path("keys", "softhsm", "away"), s.path("keys", "softhsm", "tokens")); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("32 clients share their fsyncs", func(t *testing.T) {
+		strace, err := exec.LookPath("strace")
+		if err != nil {
+			hsmtest.Missing(t, "strace is missing: apt-get install strace")
+		}
+		const clients, each = 32, 24
+		cert, url := s.stationPair(), "https://"+s.door("factory")+"/factory/v1/units/issue"
+		client := s.client(&cert, clients)
+		units := make([]unit, clients*(each+1))
+		for i := range units {
+			units[i] = newUnit(t, fmt.Sprintf("S-%d", i))
+		}
+		load := func(units []unit) {
+			t.Helper()
+			var wg sync.WaitGroup
+			n := len(units) / clients
+			for c := range clients {
+				wg.Go(func() {
+					for _, u := range units[c*n : (c+1)*n] {
+						if r, err := call(context.Background(), client, "POST", url, u.request()); err != nil || r.status != 200 {
+							t.Errorf("%s: %s %v", u.name, r, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+		}
+		load(units[:clients]) // connections, tokens, caches
+		out := filepath.Join(t.TempDir(), "syncs")
+		trace := exec.Command(strace, "-f", "-e", "trace=fsync,fdatasync,sync_file_range,msync", "-o", out, "-p", fmt.Sprint(p.cmd.Process.Pid))
+		said, err := trace.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := trace.Start(); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 4096)
+		if n, err := said.Read(buf); err != nil || !strings.Contains(string(buf[:n]), "attached") {
+			trace.Process.Kill()
+			trace.Wait()
+			t.Skipf("strace may not attach here: %s", buf[:n])
+		}
+		began := time.Now()
+		load(units[clients:])
+		took := time.Since(began)
+		trace.Process.Signal(syscall.SIGINT)
+		for {
+			if _, err := said.Read(buf); err != nil {
+				break
+			}
+		}
+		trace.Wait()
+		b, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		syncs := 0
+		for line := range strings.Lines(string(b)) {
+			if strings.Contains(line, "sync(") { // not the second half of an interrupted one
+				syncs++
+			}
+		}
+		requests := clients * each
+		t.Logf("%d requests in %s, %d syncs: one for %.1f requests", requests, took.Round(time.Millisecond), syncs, float64(requests)/float64(max(syncs, 1)))
+		if syncs == 0 {
+			t.Error("nothing was synced: certificates were answered that a power cut takes away")
+		}
+		if syncs*8 > requests {
+			t.Errorf("%d syncs for %d requests", syncs, requests)
+		}
+	})
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	s.clean()
+}
+
+// anotherTenant is the tenth: every look-up of the store that takes a scope is
+// called with another tenant's and gives nothing, while with our own each gives
+// something, or the test would prove nothing. The calls are generated from the
+// methods themselves, so that a new look-up is tried too.
+func (w *writerSite) anotherTenant(t *testing.T) {
+	w.saved.restore(t)
+	w.again()
+	defer w.halt()
+	i := w.intrude(t)
+	var serial []byte
+	if err := i.db.QueryRow(`SELECT serial FROM thing_principals WHERE thing = 'w-good'`).Scan(&serial); err != nil {
+		t.Fatal(err)
+	}
+	var policy string
+	if err := i.db.QueryRow(`SELECT name FROM policies LIMIT 1`).Scan(&policy); err != nil {
+		t.Fatal(err)
+	}
+	i.db.Close()
+	words := []string{"", siteOrder, "w-good", "W-BLOCKED", "w-blocked", "station-1", "demo", "hook-a", "bob", "device-1", policy}
+	writes := map[string]bool{"SetOrder": true, "DisablePrincipal": true, "RevokeStation": true}
+	ours, theirs := access.Scope{Tenant: access.DefaultTenant}, access.Scope{Tenant: "other"}
+	db := reflect.ValueOf(w.server.db)
+	tried := 0
+	for m := range db.NumMethod() {
+		name, typ := db.Type().Method(m).Name, db.Method(m).Type()
+		scoped := false
+		var texts []int
+		for a := range typ.NumIn() {
+			scoped = scoped || typ.In(a) == reflect.TypeFor[access.Scope]()
+			if typ.In(a).Kind() == reflect.String {
+				texts = append(texts, a)
+			}
+		}
+		if !scoped {
+			continue
+		}
+		tried++
+		// give calls the method and tells whether it gave anything.
+		give := func(scope access.Scope, text []string) (gave bool, err error) {
+			args := make([]reflect.Value, typ.NumIn())
+			next := 0
+			for a := range args {
+				switch in := typ.In(a); {
+				case in == reflect.TypeFor[context.Context]():
+					args[a] = reflect.ValueOf(t.Context())
+				case in == reflect.TypeFor[access.Scope]():
+					args[a] = reflect.ValueOf(scope)
+				case in == reflect.TypeFor[ca.Serial]():
+					args[a] = reflect.ValueOf(ca.Serial(serial))
+				case in == reflect.TypeFor[time.Time]():
+					args[a] = reflect.ValueOf(time.Now())
+				case in == reflect.TypeFor[registry.Range]():
+					args[a] = reflect.ValueOf(registry.Range{Limit: 100})
+				case in.Kind() == reflect.String:
+					args[a] = reflect.ValueOf(text[next]).Convert(in)
+					next++
+				case in.Kind() == reflect.Int:
+					args[a] = reflect.ValueOf(100)
+				default:
+					args[a] = reflect.Zero(in)
+				}
+			}
+			for _, v := range db.Method(m).Call(args) {
+				if e, ok := v.Interface().(error); ok && v.Type() == reflect.TypeFor[error]() {
+					err = errors.Join(err, e)
+					continue
+				}
+				gave = gave || holds(v)
+			}
+			return gave && err == nil, err
+		}
+		found := false
+		for _, a := range words {
+			for _, b := range words {
+				text := []string{a, b}
+				if len(texts) < 2 && b != "" || len(texts) < 1 && a != "" {
+					continue
+				}
+				gave, err := give(theirs, text)
+				if gave || writes[name] && err == nil {
+					t.Errorf("%s(%q) gives another tenant something, error %v", name, text[:min(len(texts), 2)], err)
+				}
+				if !writes[name] && !found {
+					found, _ = give(ours, text)
+				}
+			}
+		}
+		if !found && !writes[name] {
+			t.Errorf("%s gives nothing to us either: the site has to hold something", name)
+		}
+	}
+	if tried < 20 {
+		t.Errorf("only %d look-ups take a scope", tried)
+	}
+	all, err := w.server.db.Records(t.Context(), ca.RecordQuery{Tenant: "other", Limit: 10})
+	if err != nil || len(all) != 0 {
+		t.Errorf("Records: %d, %v", len(all), err)
+	}
+	if _, err := w.server.db.RecordBySerial(t.Context(), "other", "", ca.Serial(serial)); err == nil {
+		t.Error("RecordBySerial gives another tenant's record")
+	}
+}
+
+// holds tells whether a result says anything.
+func holds(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Slice, reflect.Map:
+		return v.Len() > 0
+	case reflect.Struct:
+		if z, ok := v.Interface().(interface{ IsZero() bool }); ok {
+			return !z.IsZero()
+		}
+		for f := range v.NumField() {
+			if v.Type().Field(f).IsExported() && holds(v.Field(f)) {
+				return true
+			}
+		}
+		return false
+	}
+	return !v.IsZero()
+}

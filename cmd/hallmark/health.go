@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"hallmark/hsm"
+	"hallmark/store"
+	"hallmark/web"
+)
+
+// checks are what readiness asks.
+func (s *Server) checks() []web.Check {
+	return []web.Check{
+		{Name: "database", Do: s.db.Ping},
+		{Name: "clock", Do: func(context.Context) error { return s.db.CheckClock() }},
+		{Name: "authorities", Do: func(context.Context) error {
+			if !s.tls.Load().ready {
+				return errNoInfra.New("")
+			}
+			return nil
+		}},
+		{Name: "revocation", Do: func(context.Context) error {
+			if age := s.set.Age(); !s.set.Loaded() || age > time.Minute {
+				return store.ErrOpen.New("The state of revocation is %s old.", age.Round(time.Second))
+			}
+			return nil
+		}},
+		{Name: "tokens", Do: func(ctx context.Context) error {
+			for _, h := range s.keys.Health(ctx) {
+				if h.State != hsm.StateUp {
+					return hsm.ErrTokenDown.New("Token %s is %s.", h.Token.Label, h.State)
+				}
+			}
+			return nil
+		}},
+	}
+}
+
+// localHandler serves metrics and profiles on the loopback address.
+func (s *Server) localHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// metrics exports the counters that packages keep.
+func (s *Server) metrics() {
+	count := func(name, help string, f func() int64) {
+		s.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "hallmark_" + name, Help: help}, func() float64 { return float64(f()) }))
+	}
+	gauge := func(name, help string, f func() float64) {
+		s.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "hallmark_" + name, Help: help}, f))
+	}
+	count("store_commits_total", "Group commits.", s.db.Stats.Commits.Load)
+	count("store_jobs_total", "Transactions that shared them.", s.db.Stats.Jobs.Load)
+	count("store_reruns_total", "Transactions run again alone.", s.db.Stats.Reruns.Load)
+	count("lint_errors_total", "Issued certificates that break a rule; each is a bug to report.", s.lintErrors.Load)
+	count("ca_late_signatures_total", "Signatures destroyed because another was recorded first.", s.ca.Late.Load)
+	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
+	count("crl_failures_total", "Lists that could not be made; the former stays.", s.lists.Stats.Failures.Load)
+	gauge("revoked_serials", "Serial numbers in the revoked set.", func() float64 { return float64(s.set.Len()) })
+	gauge("revoked_set_age_seconds", "Since the revoked set was last complete.", func() float64 { return s.set.Age().Seconds() })
+	gauge("authority_expiry_seconds", "Until the first authority ends.", func() float64 {
+		first := 0.0
+		for i, a := range s.ca.Authorities() {
+			if left := a.Cert.NotAfter.Sub(s.now()).Seconds(); i == 0 || left < first {
+				first = left
+			}
+		}
+		return first
+	})
+}
