@@ -26,6 +26,7 @@ import (
 
 	"hallmark/access"
 	"hallmark/ca/profile"
+	"hallmark/internal/der"
 	"hallmark/internal/strictjson"
 )
 
@@ -79,6 +80,12 @@ type SerialRule struct {
 	Pattern string `json:"pattern,omitempty"`
 	// List: the serials.
 	List []string `json:"list,omitempty"`
+	// HardwareType and Hardware make the list a manifest: the object identifier of
+	// the hardware type, and each unit's hardware serial number in hexadecimal, in
+	// the order of the list. They become the certificate's hardwareModuleName
+	// (RFC 4108, Section 5; IEEE 802.1AR-2018, Section 8.10.4).
+	HardwareType string   `json:"hardware_type,omitempty"`
+	Hardware     []string `json:"hardware,omitempty"`
 }
 
 var (
@@ -157,8 +164,36 @@ func (r SerialRule) check(quantity int64) error {
 			return ErrOrderInvalid.New("The serial %q of the range is not valid.", r.nth(r.Last))
 		}
 	}
+	if err := r.checkHardware(); err != nil {
+		return err
+	}
 	if forms != 1 {
 		return ErrOrderInvalid.New("State exactly one serial rule: a range, a pattern or a list.")
+	}
+	return nil
+}
+
+// checkHardware refuses a manifest that is not one hardware serial number a unit.
+func (r SerialRule) checkHardware() error {
+	if r.HardwareType == "" && len(r.Hardware) == 0 {
+		return nil
+	}
+	if _, err := der.ParseOID(r.HardwareType); err != nil {
+		return ErrOrderInvalid.New("The hardware type %q is not an object identifier.", r.HardwareType)
+	}
+	if len(r.Hardware) != len(r.List) {
+		return ErrOrderInvalid.New("The manifest has %d hardware serial numbers for %d units in the list.", len(r.Hardware), len(r.List))
+	}
+	seen := map[string]bool{}
+	for i, h := range r.Hardware {
+		b, err := hex.DecodeString(h)
+		if err != nil || len(b) == 0 || len(b) > profile.MaxHardwareSerial {
+			return ErrOrderInvalid.New("The hardware serial number of %s is not 1 to %d octets in hexadecimal.", r.List[i], profile.MaxHardwareSerial)
+		}
+		if seen[string(b)] {
+			return ErrOrderInvalid.New("The hardware serial number %s is in the manifest twice.", h)
+		}
+		seen[string(b)] = true
 	}
 	return nil
 }
@@ -168,6 +203,9 @@ type matcher struct {
 	rule SerialRule
 	re   *regexp.Regexp
 	list map[string]bool
+
+	hardwareType der.OID
+	hardware     map[string][]byte // of each unit; nil without a manifest
 }
 
 func newMatcher(r SerialRule) *matcher {
@@ -179,6 +217,12 @@ func newMatcher(r SerialRule) *matcher {
 		m.list = make(map[string]bool, len(r.List))
 		for _, u := range r.List {
 			m.list[u] = true
+		}
+	}
+	if len(r.Hardware) > 0 { // checked when the order was made
+		m.hardwareType, m.hardware = der.MustOID(r.HardwareType), make(map[string][]byte, len(r.List))
+		for i, u := range r.List {
+			m.hardware[u], _ = hex.DecodeString(r.Hardware[i])
 		}
 	}
 	return m

@@ -250,6 +250,9 @@ func (p *Provisioner) issueUnit(ctx context.Context, v *verifiedOrder, station a
 		Requester: ca.Requester{Actor: station.String(), Station: station.Name, Authority: station.Authority, Serial: ca.Serial(station.Serial)},
 		Tool:      r.Tool,
 	}
+	if h := v.matcher.hardware[unit]; h != nil {
+		cr.Names.Hardware = &profile.HardwareModule{Type: v.matcher.hardwareType, Serial: h}
+	}
 	if fresh {
 		cr.Rekey = ca.RekeyRefuse
 	}

@@ -503,9 +503,15 @@ type RootRequest struct {
 
 // SerialRule Which units an order may make; exactly one of a range (prefix, first, last, width), a pattern, or a list.
 type SerialRule struct {
-	First int64    `json:"first,omitempty,omitzero"`
-	Last  int64    `json:"last,omitempty,omitzero"`
-	List  []string `json:"list,omitempty,omitzero"`
+	First int64 `json:"first,omitempty,omitzero"`
+
+	// Hardware With a list: each unit's hardware serial number in hexadecimal, in the list's order.
+	Hardware []string `json:"hardware,omitempty,omitzero"`
+
+	// HardwareType With a list: object identifier of the hardware type (RFC 4108, Section 5).
+	HardwareType string   `json:"hardware_type,omitempty,omitzero"`
+	Last         int64    `json:"last,omitempty,omitzero"`
+	List         []string `json:"list,omitempty,omitzero"`
 
 	// Pattern Regular expression (RE2) for the whole serial.
 	Pattern string `json:"pattern,omitempty,omitzero"`

@@ -78,7 +78,7 @@ func (l *Linter) Certificate(tbs []byte, want Expect) (*x509.Certificate, []Find
 	if fs := own(c, want); len(fs) > 0 {
 		return nil, fs
 	}
-	shape := shapeOf(c, want.Template)
+	shape := shapeOf(c, want.Template, want.Fields.Names.Hardware != nil)
 	if text, ok := l.shapes.Load(shape); ok {
 		if text != "" {
 			return nil, []Finding{{"zlint", text.(string)}}
@@ -133,7 +133,7 @@ func findings(set *zlint.ResultSet, except []string) []Finding {
 // shapeOf names what zlint's verdict depends on besides the values that our own
 // lints bound: who issues, which profile version, which attributes and names
 // there are, what kind of key, which encoding of time.
-func shapeOf(c *x509.Certificate, t *profile.Template) string {
+func shapeOf(c *x509.Certificate, t *profile.Template, hardware bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%x %s %d %v %d %d %d", t.Issuer.KeyID, t.Profile.Name, t.Profile.Version, c.PublicKeyAlgorithm, len(c.RawSubjectPublicKeyInfo), len(c.DNSNames), len(c.IPAddresses))
 	for _, n := range c.Subject.Names {
@@ -143,6 +143,6 @@ func shapeOf(c *x509.Certificate, t *profile.Template) string {
 		fmt.Fprintf(&b, " %v", e.Id)
 	}
 	fmt.Fprintf(&b, " %t %t", c.NotBefore.Year() >= 2050, c.NotAfter.Year() >= 2050)
-	fmt.Fprintf(&b, " %t", c.NotAfter.Sub(c.NotBefore) > 100*365*24*time.Hour)
+	fmt.Fprintf(&b, " %t %t", hardware, c.NotAfter.Sub(c.NotBefore) > 100*365*24*time.Hour)
 	return b.String()
 }

@@ -12,27 +12,27 @@ type Name string
 
 // The profiles.
 const (
-	Root                Name = "root"
-	DeviceCA            Name = "device-ca"
-	InfraCA             Name = "infrastructure-ca"
-	IDevID              Name = "idevid"
-	LDevID              Name = "ldevid"
-	Station             Name = "station"
-	Operator            Name = "operator"
-	Server              Name = "server"
-	OCSPResponder       Name = "ocsp-responder"
-	Claim               Name = "claim"
-	numberOfRoles            = 10
-	NoExpiryYear             = 9999
-	defaultArcText           = "2.25.1822749157"
-	validityYear             = 365 * 24 * time.Hour
-	defaultBackdate          = 10 * time.Minute
-	serialBits               = 160
-	maxCommonName            = 64 // ub-common-name, RFC 5280, Appendix A.1
-	maxSerialNumber          = 64 // ub-serial-number
-	maxOrganization          = 64
-	maxURL                   = 512
-	hardwareSerialBytes      = 64
+	Root              Name = "root"
+	DeviceCA          Name = "device-ca"
+	InfraCA           Name = "infrastructure-ca"
+	IDevID            Name = "idevid"
+	LDevID            Name = "ldevid"
+	Station           Name = "station"
+	Operator          Name = "operator"
+	Server            Name = "server"
+	OCSPResponder     Name = "ocsp-responder"
+	Claim             Name = "claim"
+	numberOfRoles          = 10
+	NoExpiryYear           = 9999
+	defaultArcText         = "2.25.1822749157"
+	validityYear           = 365 * 24 * time.Hour
+	defaultBackdate        = 10 * time.Minute
+	serialBits             = 160
+	maxCommonName          = 64 // ub-common-name, RFC 5280, Appendix A.1
+	maxSerialNumber        = 64 // ub-serial-number
+	maxOrganization        = 64
+	maxURL                 = 512
+	MaxHardwareSerial      = 64 // octets of a hardware serial number
 )
 
 // NoExpiry is 99991231235959Z, for certificates without a well-defined end (RFC

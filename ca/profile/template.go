@@ -366,8 +366,8 @@ func appendNames(b []byte, n Names) ([]byte, error) {
 		names = der.AppendTLV(names, der.Context(7), ip)
 	}
 	if h := n.Hardware; h != nil {
-		if len(h.Serial) == 0 || len(h.Serial) > hardwareSerialBytes {
-			return nil, fmt.Errorf("the hardware serial number has 1 to %d octets", hardwareSerialBytes)
+		if len(h.Serial) == 0 || len(h.Serial) > MaxHardwareSerial {
+			return nil, fmt.Errorf("the hardware serial number has 1 to %d octets", MaxHardwareSerial)
 		}
 		names = der.Wrap(names, der.ContextConstructed(0), func(b []byte) []byte {
 			b = oidHardwareModule.Append(b)

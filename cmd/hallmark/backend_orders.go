@@ -76,7 +76,7 @@ func (b *backend) wholeOrder(ctx context.Context, o provisioner.Order, err error
 // CreateOrder implements [web.Orders].
 func (b *backend) CreateOrder(ctx context.Context, by access.Actor, r adminapi.OrderRequest) (adminapi.Order, error) {
 	o, err := b.prov.CreateOrder(ctx, by, provisioner.Body{
-		ID: r.Id, Product: r.Product, Quantity: r.Quantity, Serials: provisioner.SerialRule{Prefix: r.Serials.Prefix, First: r.Serials.First, Last: r.Serials.Last, Width: r.Serials.Width, Pattern: r.Serials.Pattern, List: r.Serials.List},
+		ID: r.Id, Product: r.Product, Quantity: r.Quantity, Serials: provisioner.SerialRule{Prefix: r.Serials.Prefix, First: r.Serials.First, Last: r.Serials.Last, Width: r.Serials.Width, Pattern: r.Serials.Pattern, List: r.Serials.List, HardwareType: r.Serials.HardwareType, Hardware: r.Serials.Hardware},
 		Stations: r.Stations, NotBefore: unixSeconds(r.NotBefore), NotAfter: unixSeconds(r.NotAfter), KeyOrigin: profile.Origin(r.KeyOrigin), CNIsUnit: r.CnIsUnit,
 		CertificateDays: r.CertificateDays, AllowUnproven: r.AllowUnproven, Organization: r.Organization,
 	})

@@ -89,15 +89,15 @@ func (i *intruder) exec(query string, args ...any) {
 
 // column of a table.
 type column struct {
-	name, kind string
-	key        bool
+	name         string
+	key, notNull bool
 }
 
 // tables lists the tables with rows and their columns.
 func (i *intruder) tables() (names []string, columns map[string][]column) {
 	i.t.Helper()
 	columns = map[string][]column{}
-	rows, err := i.db.Query(`SELECT m.name, p.name, p.type, p.pk > 0 FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' ORDER BY m.name, p.cid`)
+	rows, err := i.db.Query(`SELECT m.name, p.name, p.pk > 0, p."notnull" > 0 FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' ORDER BY m.name, p.cid`)
 	if err != nil {
 		i.t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func (i *intruder) tables() (names []string, columns map[string][]column) {
 	for rows.Next() {
 		var table string
 		var c column
-		if err := rows.Scan(&table, &c.name, &c.kind, &c.key); err != nil {
+		if err := rows.Scan(&table, &c.name, &c.key, &c.notNull); err != nil {
 			i.t.Fatal(err)
 		}
 		if columns[table] == nil {
@@ -148,6 +148,11 @@ func (i *intruder) pick(table string, cols []column, n int) (out [][]any) {
 		}
 		if err := i.db.QueryRow(`SELECT * FROM ` + table + ` LIMIT 1 OFFSET ` + fmt.Sprint(k)).Scan(into...); err != nil {
 			i.t.Fatal(err)
+		}
+		for j := range row {
+			if row[j] == nil && cols[j].notNull { // how the driver gives an empty value
+				row[j] = []byte{}
+			}
 		}
 		out = append(out, row)
 	}

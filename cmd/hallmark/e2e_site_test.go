@@ -374,18 +374,24 @@ func (u unit) request() factoryapi.IssueRequest {
 	return factoryapi.IssueRequest{Order: siteOrder, Unit: &u.name, Csr: u.csr}
 }
 
-// issue asks for a unit's birth certificate as the station.
-func (s *site) issue(u unit) tls.Certificate {
+// issueAnswer asks for a unit's birth certificate as the station.
+func (s *site) issueAnswer(u unit) (a factoryapi.IssueAnswer) {
 	s.t.Helper()
 	cert := s.stationPair()
-	r, err := call(s.t.Context(), s.client(&cert, 1), "POST", "https://"+s.door("factory")+"/factory/v1/units/issue", u.request())
+	r, err := call(context.Background(), s.client(&cert, 1), "POST", "https://"+s.door("factory")+"/factory/v1/units/issue", u.request())
 	if err != nil || r.status != http.StatusOK {
 		s.t.Fatalf("issue %s: %v %s", u.name, err, r)
 	}
-	var a factoryapi.IssueAnswer
 	if err := json.Unmarshal(r.body, &a); err != nil {
 		s.t.Fatal(err)
 	}
+	return a
+}
+
+// issue is issueAnswer as what a device has then.
+func (s *site) issue(u unit) tls.Certificate {
+	s.t.Helper()
+	a := s.issueAnswer(u)
 	leaf, err := x509.ParseCertificate(a.Certificate)
 	if err != nil {
 		s.t.Fatal(err)

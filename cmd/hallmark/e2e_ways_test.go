@@ -182,7 +182,7 @@ func TestWays_FewSyncsAndAKeyOfItsOwn(t *testing.T) {
 			}
 			return out
 		}
-		if out := ask(files[0]); !strings.Contains(out, "OCSP Signing") || !strings.Contains(out, "OCSP No Check") || !strings.Contains(out, "CN = device-1 OCSP responder") {
+		if out := ask(files[0]); !strings.Contains(out, "OCSP Signing") || !strings.Contains(out, "OCSP No Check") || !strings.Contains(out, "device-1 OCSP responder") {
 			t.Errorf("the answer is not signed by a responder of its own: %s", out)
 		}
 		if err := os.Rename(s.path("keys", "softhsm", "tokens"), s.path("keys", "softhsm", "away")); err != nil {
@@ -224,7 +224,7 @@ func TestWays_FewSyncsAndAKeyOfItsOwn(t *testing.T) {
 		}
 		load(units[:clients]) // connections, tokens, caches
 		out := filepath.Join(t.TempDir(), "syncs")
-		trace := exec.Command(strace, "-f", "-e", "trace=fsync,fdatasync,sync_file_range,msync", "-o", out, "-p", fmt.Sprint(p.cmd.Process.Pid))
+		trace := exec.Command(strace, "-f", "-y", "-e", "trace=fsync,fdatasync,sync_file_range,msync", "-o", out, "-p", fmt.Sprint(p.cmd.Process.Pid))
 		said, err := trace.StderrPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -252,14 +252,17 @@ func TestWays_FewSyncsAndAKeyOfItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		syncs := 0
+		syncs, files := 0, map[string]int{}
 		for line := range strings.Lines(string(b)) {
-			if strings.Contains(line, "sync(") { // not the second half of an interrupted one
+			if _, rest, ok := strings.Cut(line, "sync("); ok { // not the second half of an interrupted one
 				syncs++
+				_, name, _ := strings.Cut(rest, "<")
+				name, _, _ = strings.Cut(name, ">")
+				files[strings.TrimPrefix(name, s.dir)]++
 			}
 		}
 		requests := clients * each
-		t.Logf("%d requests in %s, %d syncs: one for %.1f requests", requests, took.Round(time.Millisecond), syncs, float64(requests)/float64(max(syncs, 1)))
+		t.Logf("%d requests in %s, %d syncs: one for %.1f requests; %v", requests, took.Round(time.Millisecond), syncs, float64(requests)/float64(max(syncs, 1)), files)
 		if syncs == 0 {
 			t.Error("nothing was synced: certificates were answered that a power cut takes away")
 		}
@@ -339,6 +342,10 @@ func (w *writerSite) anotherTenant(t *testing.T) {
 				if e, ok := v.Interface().(error); ok && v.Type() == reflect.TypeFor[error]() {
 					err = errors.Join(err, e)
 					continue
+				}
+				if c, ok := v.Interface().(access.Counts); ok {
+					c.LogSize = 0 // the whole log's, which is public
+					v = reflect.ValueOf(c)
 				}
 				gave = gave || holds(v)
 			}

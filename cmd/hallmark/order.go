@@ -80,7 +80,13 @@ func newOrderCreateCmd(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				r.Serials.List = strings.Fields(string(b))
+				for _, line := range strings.Fields(string(b)) {
+					unit, hardware, manifest := strings.Cut(line, ",")
+					r.Serials.List = append(r.Serials.List, unit)
+					if manifest {
+						r.Serials.Hardware = append(r.Serials.Hardware, hardware)
+					}
+				}
 			}
 			api, err := g.admin(cmd.Context())
 			if err != nil {
@@ -108,7 +114,8 @@ func newOrderCreateCmd(g *globals) *cobra.Command {
 	f.Int64Var(&r.Serials.Last, "last", 0, "serial range: last number")
 	f.IntVar(&r.Serials.Width, "width", 0, "serial range: digits, with leading zeros")
 	f.StringVar(&r.Serials.Pattern, "pattern", "", "serials by regular expression")
-	f.StringVar(&listFile, "list", "", "file with the serials, one a line")
+	f.StringVar(&listFile, "list", "", "file with the serials, one a line; in a manifest SERIAL,HARDWARE with the hardware serial number in hexadecimal")
+	f.StringVar(&r.Serials.HardwareType, "hardware-type", "", "object identifier of the hardware type in a manifest (RFC 4108)")
 	f.StringSliceVar(&r.Stations, "station", nil, "station that may work on it (again for more); every active one if not given")
 	f.StringVar(&from, "from", "", "start of the window (2027-01-31 or 2027-01-31T08:00:00Z)")
 	f.StringVar(&to, "until", "", "end of the window")
