@@ -177,6 +177,9 @@ func (b *backend) Device(ctx context.Context, s access.Scope, holder string) (ad
 // far the line came with it.
 func (b *backend) identity(ctx context.Context, s access.Scope, r *ca.Record) (adminapi.DeviceIdentity, error) {
 	v := adminapi.DeviceIdentity{Profile: r.Profile, Slot: r.Slot, State: r.State, Account: r.Account, Serial: r.Serial.String()}
+	if v.State == "reserved" && r.DER != nil {
+		v.State = "issued"
+	}
 	if name, ok := strings.CutPrefix(r.Requester, string(access.KindStation)+":"); ok {
 		v.Station = name
 	}

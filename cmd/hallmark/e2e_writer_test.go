@@ -135,6 +135,7 @@ var notSeen = map[string]string{
 	"blocks.blocked_by":            "nothing compares it with the log or a MAC",
 	"blocks.note":                  "nothing compares it with the log or a MAC",
 	"certificates.issued_at":       "nothing compares it with the log or a MAC",
+	"crls delete":                  "of a root: only issuing authorities must have a list",
 	"crls.leaf":                    "not compared with the log size that the list covers",
 	"hooks delete":                 "a deleted row leaves no trace",
 	"identities.evidence":          "the device's signature is not verified again",
@@ -248,7 +249,7 @@ func (w *writerSite) seen(t *testing.T) {
 				at = append(at, n)
 			}
 		}
-		if !long() {
+		if !long() && len(at) > 0 {
 			b, err := rand.Int(rand.Reader, big.NewInt(int64(len(at))))
 			if err != nil {
 				t.Fatal(err)

@@ -307,6 +307,16 @@ func (s *Server) renewDoors(ctx context.Context) error {
 		d.cert = s.first.tls()
 	}
 	s.tls.Store(d)
+	// The OCSP responders have their certificates before anybody asks, so that
+	// answers go on when nothing can be issued.
+	for _, a := range s.ca.Authorities() {
+		if a.Duty == profile.DutyRoot {
+			continue
+		}
+		if _, _, err := s.responder(ctx, a.Name); err != nil {
+			s.log.ErrorContext(ctx, "no OCSP responder", "authority", a.Name, "error", err)
+		}
+	}
 	anchors := roots
 	if !infra {
 		anchors = s.first.chain
