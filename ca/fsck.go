@@ -21,9 +21,8 @@ type FsckRow struct {
 	Leaf      *tlog.Leaf // that the certificate names; nil if there is none
 	LeafOf    []byte     // serial number that the leaf's row names
 	KeyHolder string     // who has the key, "" if nobody
-	Identity  *struct {  // that points at this reservation; nil if it was replaced
-		Account, Station string
-	}
+	// HasIdentity tells whether the identity that it was made for is there.
+	HasIdentity bool
 }
 
 // FsckLeaf is a leaf of issuance and what it is about.
@@ -144,6 +143,9 @@ func (f *issuanceCheck) record(r FsckRow) error {
 	if !bytes.Equal(draft.SerialNumber.FillBytes(make([]byte, SerialLen)), r.Serial[:]) || sha256.Sum256(draft.RawSubjectPublicKeyInfo) != r.SPKI ||
 		!draft.NotBefore.Equal(r.NotBefore) || !draft.NotAfter.Equal(r.NotAfter) || !bytes.Equal(draft.RawIssuer, issuer.RawSubject) {
 		f.add("reservation-tbs", object, "the row says something else than its TBS")
+	}
+	if !r.HasIdentity {
+		f.add("identity-missing", object, "the identity %s/%s/%s is gone", r.Holder, r.Profile, r.Slot)
 	}
 	if r.KeyHolder != strings.ToLower(r.Holder) {
 		f.add("key-holder", object, "its public key belongs to %q", r.KeyHolder)

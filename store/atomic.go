@@ -22,8 +22,9 @@ type Stats struct {
 }
 
 const (
-	maxBatch = 256   // calls per commit; bounds how long the first waits for the last
-	maxQueue = 16384 // calls waiting; beyond it the caller is told to come back
+	maxBatch  = 256              // calls per commit; bounds how long the first waits for the last
+	gatherFor = time.Millisecond // see writer
+	maxQueue  = 16384            // calls waiting; beyond it the caller is told to come back
 )
 
 // Atomic runs fn in a transaction that ctx carries, and returns when it is
@@ -55,11 +56,19 @@ func (db *DB) writer(ctx context.Context) {
 	w := &connection{db: db}
 	defer w.close()
 	var buf []*job
+	last := 0 // size of the batch before
 	for {
 		buf = db.queue.take(buf)
 		if len(buf) == 0 {
 			return
 		}
+		// Under load the requests of the last batch are on their way back: a
+		// moment's wait lets them share this commit. An idle service never waits.
+		if last >= 8 && len(buf) < last/2 {
+			time.Sleep(gatherFor)
+			buf = db.queue.more(buf)
+		}
+		last = len(buf)
 		db.runBatch(ctx, w, buf)
 		clear(buf)
 	}

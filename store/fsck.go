@@ -58,6 +58,12 @@ func (db *DB) EachRecord(ctx context.Context, f func(ca.FsckRow) error) error {
 			if err != nil && err != sql.ErrNoRows {
 				return 0, 0, err
 			}
+			p.HasIdentity = p.State != ""
+			if !p.HasIdentity {
+				if p.HasIdentity, err = db.Taken(ctx, p.Identity); err != nil {
+					return 0, 0, err
+				}
+			}
 			if err := f(*p); err != nil {
 				return 0, 0, err
 			}

@@ -52,7 +52,17 @@ func (q *queue) take(buf []*job) []*job {
 	for q.length == 0 && !q.closed {
 		q.cond.Wait()
 	}
-	buf = buf[:0]
+	return q.fill(buf[:0])
+}
+
+// more adds what came meanwhile, without waiting.
+func (q *queue) more(buf []*job) []*job {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.fill(buf)
+}
+
+func (q *queue) fill(buf []*job) []*job {
 	for l := range q.lanes {
 		n := min(len(q.lanes[l]), maxBatch-len(buf))
 		buf = append(buf, q.lanes[l][:n]...)

@@ -58,7 +58,11 @@ func (s *Server) integrate(ctx context.Context) {
 	}
 }
 
+// checkpoint may be called beside the background work: an older note must not
+// replace a newer one on disk.
 func (s *Server) checkpoint(ctx context.Context) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
 	c, err := s.tlog.Integrate(ctx)
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, tlog.ErrMoved) {
@@ -112,7 +116,8 @@ func (s *Server) lintIssued(ctx context.Context) {
 			continue
 		}
 		done = last
-		if err := durable.WriteFile(file, []byte(strconv.FormatInt(done, 10)+"\n"), 0o644); err != nil {
+		// Losing it costs nothing but linting again, so it needs no sync.
+		if err := os.WriteFile(file, []byte(strconv.FormatInt(done, 10)+"\n"), 0o644); err != nil {
 			s.log.ErrorContext(ctx, "progress of the lint not kept", "error", err)
 		}
 	}

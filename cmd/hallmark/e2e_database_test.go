@@ -150,8 +150,8 @@ func (i *intruder) pick(table string, cols []column, n int) (out [][]any) {
 			i.t.Fatal(err)
 		}
 		for j := range row {
-			if row[j] == nil && cols[j].notNull { // how the driver gives an empty value
-				row[j] = []byte{}
+			if b, ok := row[j].([]byte); (ok && b == nil || row[j] == nil) && cols[j].notNull {
+				row[j] = []byte{} // the driver gives an empty value as nil and takes nil as NULL
 			}
 		}
 		out = append(out, row)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -111,29 +113,50 @@ func anyName(n int) adminapi.OrderRequest {
 }
 
 var (
-	anyPort   = regexp.MustCompile(`127\.0\.0\.1:0\b`)
-	otherPort = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	anyPort    = regexp.MustCompile(`127\.0\.0\.1:0\b`)
+	publicPort = regexp.MustCompile(`public: 127\.0\.0\.1:([1-9]\d*)`)
+	otherPort  = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 )
 
-// fixPorts gives every door of a configuration a port that is free now.
+// fixPorts gives every door of a configuration a port that is free now and that
+// the system gives to no outgoing connection, so that it is free again later.
 func fixPorts(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	text = anyPort.ReplaceAllFunc(text, func([]byte) []byte {
-		l, lerr := net.Listen("tcp", "127.0.0.1:0")
-		if lerr != nil {
-			err = lerr
-			return nil
+	if m := publicPort.FindSubmatch(text); m != nil { // the base URL has it too
+		port, err := freePort()
+		if err != nil {
+			return err
 		}
-		defer l.Close()
-		return []byte(l.Addr().String())
+		text = bytes.ReplaceAll(text, m[1], []byte(port))
+	}
+	text = anyPort.ReplaceAllFunc(text, func([]byte) []byte {
+		port, perr := freePort()
+		if perr != nil {
+			err = perr
+		}
+		return []byte("127.0.0.1:" + port)
 	})
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(file, text, 0o644)
+}
+
+func freePort() (string, error) {
+	for range 100 {
+		n, err := rand.Int(rand.Reader, big.NewInt(12_000))
+		if err != nil {
+			return "", err
+		}
+		port := fmt.Sprint(20_000 + n.Int64())
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			return port, l.Close()
+		}
+	}
+	return "", fmt.Errorf("no free port")
 }
 
 // halt ends the service of this process.

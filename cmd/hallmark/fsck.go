@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hallmark/ca"
+	"hallmark/ca/profile"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
 	"hallmark/fleet/registry"
@@ -111,6 +112,22 @@ func checkPublished(ctx context.Context, db *store.DB, dir string) (out []fsck.F
 	heads, err := db.ListHeads(ctx)
 	if err != nil {
 		return nil, err
+	}
+	signed := map[string]bool{}
+	for _, h := range heads {
+		signed[fmt.Sprintf("%s/%d", h.Authority, h.Shard)] = true
+	}
+	all, err := db.Authorities(ctx)
+	for _, a := range all {
+		for shard := range max(a.Shards, 1) {
+			id := fmt.Sprintf("%s/%d", a.Name, shard)
+			if _, published := os.Stat(filepath.Join(dir, "crl", id+".crl")); !signed[id] && (published == nil || a.State != ca.StatePending && a.Duty != profile.DutyRoot) {
+				out = append(out, fsck.Finding{Check: "list-stored", Object: "list " + id, Detail: "the authority has no signed list in the database"})
+			}
+		}
+	}
+	if err != nil {
+		out = append(out, fsck.Finding{Check: "authority", Object: "table authorities", Detail: err.Error()})
 	}
 	for _, h := range heads {
 		name := filepath.Join(dir, "crl", h.Authority, fmt.Sprintf("%d.crl", h.Shard))

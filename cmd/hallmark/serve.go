@@ -73,8 +73,9 @@ type Server struct {
 
 	tls        atomic.Pointer[doorCertificate]
 	lintErrors atomic.Int64
-	kept       []byte // the newest checkpoint that is on disk
-	settled    int64  // reservations up to this id have a certificate or are void
+	keeping    sync.Mutex // held while the newest checkpoint goes to disk
+	kept       []byte     // the newest checkpoint that is on disk
+	settled    int64      // reservations up to this id have a certificate or are void
 
 	stationOnce sync.Once
 	stationDoor *stationDoor

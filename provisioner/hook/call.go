@@ -228,7 +228,7 @@ func (c *Caller) exchange(ctx context.Context, id string, body []byte) (http.Hea
 	switch {
 	case len(answer) > maxAnswer:
 		return nil, nil, ErrAnswerInvalid.New("It is longer than %d bytes.", maxAnswer)
-	case err != nil && ctx.Err() != nil:
+	case ctx.Err() != nil: // also when the end of the answer arrived just after
 		return nil, nil, ErrFailed.Wrap(err, "It took too long.")
 	case err != nil:
 		return nil, nil, ErrFailed.Wrap(err, "The answer broke off.")
