@@ -113,7 +113,6 @@ type Request struct {
 
 	Account   string
 	Quota     int64
-	OrderHash [32]byte
 	Rekey     Rekey
 	MaxRekeys int
 	Requester Requester
@@ -289,7 +288,7 @@ func (c *CA) lint(tbs []byte, t *profile.Template, f *profile.Fields) (*x509.Cer
 
 func (c *CA) claim(a *authority, r *Request, f *profile.Fields, version int, tbs []byte, now time.Time) Claim {
 	return Claim{
-		Identity: r.Identity, Account: r.Account, Quota: r.Quota, OrderHash: r.OrderHash,
+		Identity: r.Identity, Account: r.Account, Quota: r.Quota,
 		SPKI: sha256.Sum256(r.SPKI), Rekey: r.Rekey, MaxRekeys: r.MaxRekeys,
 		Authority: a.Name, Version: version, Serial: Serial(f.Serial), TBS: tbs, Shard: f.Shard, NotBefore: f.NotBefore, NotAfter: f.NotAfter,
 		Requester: r.Requester, Operator: r.Operator, Tool: r.Tool, Origin: string(r.Origin), Now: now,

@@ -67,11 +67,10 @@ const (
 // Claim is what issuance asks the ledger to reserve.
 type Claim struct {
 	Identity
-	Account   string // the order, or "" for what no quota counts
-	Quota     int64  // most identities of the account, from the signed order; 0 only with an empty account
-	OrderHash [32]byte
-	SPKI      [32]byte // SHA-256 of the subjectPublicKeyInfo
-	Rekey     Rekey
+	Account string   // the order, or "" for what no quota counts
+	Quota   int64    // most identities of the account, from the signed order; 0 only with an empty account
+	SPKI    [32]byte // SHA-256 of the subjectPublicKeyInfo
+	Rekey   Rekey
 	// MaxRekeys bounds how often an identity may change its key.
 	MaxRekeys int
 

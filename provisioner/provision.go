@@ -245,7 +245,7 @@ func (p *Provisioner) issueUnit(ctx context.Context, v *verifiedOrder, station a
 		Subject:  profile.Subject{Organization: b.Organization, CommonName: unit, SerialNumber: printable(unit)},
 		Names:    p.names(unit, b.ID),
 		SPKI:     req.SPKI, Key: req.PublicKey, Origin: b.KeyOrigin,
-		Account: b.ID, Quota: b.Quantity, OrderHash: v.hash,
+		Account: b.ID, Quota: b.Quantity,
 		Rekey: ca.RekeyBeforeInstalled, MaxRekeys: p.cfg.MaxRekeys,
 		Requester: ca.Requester{Actor: station.String(), Station: station.Name, Authority: station.Authority, Serial: ca.Serial(station.Serial)},
 		Tool:      r.Tool,
