@@ -23,7 +23,7 @@ type Stats struct {
 
 const (
 	maxBatch  = 256              // calls per commit; bounds how long the first waits for the last
-	gatherFor = time.Millisecond // see writer
+	gatherFor = time.Millisecond // see queue.take
 	maxQueue  = 16384            // calls waiting; beyond it the caller is told to come back
 )
 
@@ -42,44 +42,34 @@ func (db *DB) Atomic(ctx context.Context, fn func(ctx context.Context) error) er
 	if db.cfg.ReadOnly {
 		return ErrWrite.New("The database is open for reading only.")
 	}
-	j := &job{ctx: ctx, fn: fn, done: make(chan error, 1)}
-	if err := db.queue.put(lane.From(ctx), j); err != nil {
+	j := &job{ctx: ctx, fn: fn}
+	lead, err := db.queue.put(lane.From(ctx), j)
+	if err != nil {
 		return err
 	}
 	// The outcome is awaited even if the caller is gone: a commit cannot be
 	// taken back. A job that has not started yet sees the dead context itself.
-	return <-j.done
-}
-
-// writer runs batches until the queue closes and is empty.
-func (db *DB) writer(ctx context.Context) {
-	w := &connection{db: db}
-	defer w.close()
-	var buf []*job
-	last := 0 // size of the batch before
 	for {
-		buf = db.queue.take(buf)
-		if len(buf) == 0 {
-			return
+		if lead != nil {
+			db.runBatch(lead, db.queue.take(lead))
+			db.queue.pass(lead)
 		}
-		// Under load the requests of the last batch are on their way back: a
-		// moment's wait lets them share this commit. An idle service never waits.
-		if last >= 8 && len(buf) < last/2 {
-			time.Sleep(gatherFor)
-			buf = db.queue.more(buf)
+		t := <-j.wake
+		if t.lead == nil {
+			return t.err
 		}
-		last = len(buf)
-		db.runBatch(ctx, w, buf)
-		clear(buf)
+		lead = t.lead
 	}
 }
 
 // connection is a writer's own connection with its prepared statements; it is
 // opened again after an error.
 type connection struct {
-	db    *DB
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt
+	db     *DB
+	conn   *sql.Conn
+	stmts  map[string]*sql.Stmt
+	batch  []*job // the jobs of the batch that runs
+	expect int    // about how many jobs come together now
 }
 
 func (w *connection) open(ctx context.Context) error {
@@ -105,11 +95,11 @@ func (w *connection) close() {
 	w.conn, w.stmts = nil, nil
 }
 
-func (db *DB) runBatch(ctx context.Context, w *connection, jobs []*job) {
+func (db *DB) runBatch(w *connection, jobs []*job) {
 	live := jobs[:0]
 	for _, j := range jobs {
 		if err := j.ctx.Err(); err != nil {
-			j.done <- err
+			j.wake <- turn{err: err}
 			continue
 		}
 		live = append(live, j)
@@ -117,31 +107,31 @@ func (db *DB) runBatch(ctx context.Context, w *connection, jobs []*job) {
 	if len(live) == 0 {
 		return
 	}
-	results, err := db.tryBatch(ctx, w, live, false)
+	results, err := db.tryBatch(w, live, false)
 	if err == nil {
 		for i, j := range live {
-			j.done <- results[i]
+			j.wake <- turn{err: results[i]}
 		}
 		return
 	}
 	if len(live) == 1 {
-		live[0].done <- db.single(ctx, w, live[0], err)
+		live[0].wake <- turn{err: db.single(w, live[0], err)}
 		return
 	}
 	// Something broke the batch as a whole: each member alone, so that one
 	// failing request does not poison its neighbours.
 	for _, j := range live {
 		db.Stats.Reruns.Add(1)
-		j.done <- db.single(ctx, w, j, errStale)
+		j.wake <- turn{err: db.single(w, j, errStale)}
 	}
 }
 
 // single runs one job in its own transaction, again if the engine asks for it.
-func (db *DB) single(ctx context.Context, w *connection, j *job, first error) error {
+func (db *DB) single(w *connection, j *job, first error) error {
 	err := first
 	for try := 0; try < 8 && retryable(err); try++ {
 		var results []error
-		results, err = db.tryBatch(ctx, w, []*job{j}, true)
+		results, err = db.tryBatch(w, []*job{j}, true)
 		if err == nil {
 			return results[0]
 		}
@@ -159,11 +149,13 @@ func (db *DB) single(ctx context.Context, w *connection, j *job, first error) er
 
 // tryBatch runs jobs in one transaction. Its error is about the whole batch,
 // of which then nothing happened; the results are the jobs' own refusals.
-func (db *DB) tryBatch(ctx context.Context, w *connection, jobs []*job, direct bool) (results []error, err error) {
+func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error, err error) {
+	// SQLite's driver starts a goroutine for each statement whose context can end.
+	ctx := context.Background()
 	if db.engine == migrations.Postgres {
 		// A network that swallows everything must not hold the writer for ever.
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, db.patience)
+		ctx, cancel = context.WithTimeout(db.run, db.patience)
 		defer cancel()
 	}
 	if err := w.open(ctx); err != nil {

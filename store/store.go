@@ -58,7 +58,7 @@ type DB struct {
 	now    func() time.Time
 
 	queue   queue
-	wg      sync.WaitGroup
+	run     context.Context // ends when the database closes
 	stop    context.CancelFunc
 	prepMu  sync.RWMutex
 	prep    map[string]*sql.Stmt
@@ -97,8 +97,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		db.closeHandles()
 		return nil, err
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	db.stop = cancel
+	db.run, db.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if cfg.ReadOnly {
 		return db, nil
 	}
@@ -108,9 +107,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 			writers = 2
 		}
 	}
-	for range writers {
-		db.wg.Go(func() { db.writer(run) })
-	}
+	db.queue.start(db, writers)
 	if err := db.openClock(ctx); err != nil {
 		db.Close()
 		return nil, err
@@ -250,8 +247,9 @@ func (db *DB) Engine() migrations.Engine { return db.engine }
 
 // Close lets queued work finish, then closes the database.
 func (db *DB) Close() error {
-	db.queue.close()
-	db.wg.Wait()
+	for _, w := range db.queue.close() {
+		w.close()
+	}
 	if db.stop != nil {
 		db.stop()
 	}
