@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hallmark/ca"
 	"hallmark/internal/fault"
 	"hallmark/internal/lane"
 	"hallmark/migrations"
@@ -36,13 +37,19 @@ const (
 // each time. An error from fn undoes what fn did and nothing else. Work is
 // taken in the order of its [lane.Lane].
 func (db *DB) Atomic(ctx context.Context, fn func(ctx context.Context) error) error {
+	return db.atomic(ctx, nil, fn)
+}
+
+// atomic is Atomic; a reservation names its claim, so that what it will look at
+// can be read ahead.
+func (db *DB) atomic(ctx context.Context, c *ca.Claim, fn func(ctx context.Context) error) error {
 	if txFrom(ctx) != nil {
 		return fn(ctx)
 	}
 	if db.cfg.ReadOnly {
 		return ErrWrite.New("The database is open for reading only.")
 	}
-	j := &job{ctx: ctx, fn: fn}
+	j := &job{ctx: ctx, fn: fn, claim: c}
 	lead, err := db.queue.put(lane.From(ctx), j)
 	if err != nil {
 		return err
@@ -162,17 +169,23 @@ func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error
 		return nil, ErrWrite.Wrap(err, "").After(time.Second)
 	}
 	tx := &txn{db: db, ctx: ctx, conn: w.conn, stmts: w.stmts, direct: direct}
-	begin := "BEGIN"
+	// SQLite takes the lock of the only writer at once; PostgreSQL begins with the
+	// first statement, which saves a round trip.
 	if db.engine == migrations.SQLite {
-		begin = "BEGIN IMMEDIATE"
+		err = tx.begin()
 	}
-	if _, err := tx.rawExec(begin); err != nil {
+	if err == nil {
+		err = tx.readAhead(jobs)
+	}
+	if err != nil {
 		w.close()
 		return nil, ErrWrite.Wrap(err, "").After(time.Second)
 	}
 	rollback := func(cause error) error {
-		if _, rerr := tx.rawExec("ROLLBACK"); rerr != nil {
-			w.close()
+		if tx.begun {
+			if _, rerr := tx.rawExec("ROLLBACK"); rerr != nil {
+				w.close()
+			}
 		}
 		return cause
 	}
@@ -182,15 +195,15 @@ func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error
 			return nil, rollback(err)
 		}
 	}
-	if err := tx.finish(); err != nil {
-		return nil, rollback(err)
-	}
-	if _, err := tx.rawExec("COMMIT"); err != nil {
+	if sent, err := tx.finish(); err != nil {
+		if !sent || retryable(err) {
+			return nil, rollback(err)
+		}
 		// On PostgreSQL a broken connection leaves the outcome open. SQLite
 		// says which it was: after an error the transaction is rolled back here.
 		if db.engine == migrations.Postgres {
 			w.close()
-			if retryable(err) {
+			if refusedStatement(err) {
 				return nil, err
 			}
 			for i := range results {
@@ -273,15 +286,4 @@ func call(j *job, ctx context.Context) (err error) {
 		}
 	}()
 	return j.fn(ctx)
-}
-
-// finish does what a batch does once: move the accounts' counters, append the
-// leaves and move the clock's mark.
-func (tx *txn) finish() error {
-	for _, step := range []func() error{tx.flush, tx.finishQuotas, tx.finishLeaves, tx.finishCerts, tx.moveClock} {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
 }

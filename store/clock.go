@@ -76,6 +76,11 @@ func (db *DB) clockMark(ctx context.Context) (at int64, err error) {
 // reached. Issuance asks it inside the reservation, lists before they are
 // stored.
 func (db *DB) CheckClock() error {
+	if db.cfg.SecondClock != nil {
+		if err := db.cfg.SecondClock(); err != nil {
+			return err
+		}
+	}
 	high, now := db.clock.high.Load(), millis(db.now())
 	switch {
 	case high == 0:
@@ -107,12 +112,18 @@ func (db *DB) KeepClock(ctx context.Context) error {
 	return db.Atomic(ctx, func(context.Context) error { return nil })
 }
 
+// clockDue tells whether the mark was not moved for a second.
+func (tx *txn) clockDue() bool {
+	d := millis(tx.db.now()) - tx.db.clock.tried.Load()
+	return d <= -markStep.Milliseconds() || d >= markStep.Milliseconds()
+}
+
 // moveClock is the last statement of a batch, at most once a second. The row is
 // the last lock that a batch takes, so nobody waits in a ring. A clock that is
 // too far ahead moves nothing.
 func (tx *txn) moveClock() error {
 	c, now := &tx.db.clock, millis(tx.db.now())
-	if d := now - c.tried.Load(); -markStep.Milliseconds() < d && d < markStep.Milliseconds() {
+	if !tx.clockDue() {
 		return nil
 	}
 	c.tried.Store(now)

@@ -45,7 +45,7 @@ func (h *held) revoked() bool { return h.revokedAt != 0 && h.freed == 0 }
 func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got *ca.Issued, err error) {
 	joined := txFrom(ctx) != nil // who joins a transaction wants to see the rows
 	var mine *pendingReservation
-	err = l.db.Atomic(ctx, func(ctx context.Context) error {
+	err = l.db.atomic(ctx, &c, func(ctx context.Context) error {
 		r, got, mine = ca.Reservation{}, nil, nil
 		tx := txFrom(ctx)
 		if err := l.db.CheckClock(); err != nil {
@@ -92,6 +92,11 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 			if err := tx.replace(&c, h); err != nil {
 				return err
 			}
+			if h.state == stateVoid && q != nil { // its unit went back to the order
+				if err := tx.takeQuota(&c, q); err != nil {
+					return err
+				}
+			}
 		} else {
 			if q != nil {
 				if err := tx.takeQuota(&c, q); err != nil {
@@ -125,81 +130,81 @@ func (tx *txn) checkRequester(r *ca.Requester, tenant string) error {
 	if r.Authority == "" && r.Station == "" {
 		return nil
 	}
-	key := tenant + "\x00" + r.Station + "\x00" + r.Authority + string(r.Serial[:])
-	if err, ok := tx.trust[key]; ok {
+	k := requester{tenant, r.Station, r.Authority, r.Serial, r.Actor}
+	if err, ok := tx.trust[k]; ok {
 		return err
 	}
-	err := func() error {
-		if r.Authority != "" {
-			revoked, err := tx.isRevoked(r.Authority, r.Serial[:])
-			if err != nil {
-				return err
-			}
-			if revoked {
-				return ca.ErrRequesterRevoked.New("%s.", r.Actor)
-			}
-		}
-		if r.Station != "" {
-			var state string
-			err := tx.rawQueryRow(`SELECT state FROM stations WHERE tenant = $1 AND id = $2`, tenant, r.Station).Scan(&state)
-			if errors.Is(err, sql.ErrNoRows) || err == nil && state != "active" {
-				return ca.ErrRequesterRevoked.New("Station %s is not active.", r.Station)
-			}
-			return err
-		}
-		return nil
-	}()
-	if tx.trust == nil {
-		tx.trust = map[string]error{}
+	s := tx.trustStep(k)
+	if err := s.row(tx.rawQueryRow(s.sql, s.args...)); err != nil {
+		return err
 	}
-	tx.trust[key] = err
-	return err
+	return tx.trust[k]
 }
 
-func (tx *txn) isRevoked(authority string, serial []byte) (bool, error) {
-	var released int64
-	err := tx.rawQueryRow(`SELECT released_at FROM revocations WHERE authority = $1 AND serial = $2`, authority, serial).Scan(&released)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil && released == 0, err
+// requester is whose trust a batch looks up once.
+type requester struct {
+	tenant, station, authority string
+	serial                     ca.Serial
+	actor                      string
+}
+
+func requesterOf(c *ca.Claim) requester {
+	r := &c.Requester
+	return requester{c.Tenant, r.Station, r.Authority, r.Serial, r.Actor}
+}
+
+// trustStep reads whether a requester is good.
+func (tx *txn) trustStep(k requester) step {
+	return step{`SELECT v.released_at, s.state FROM (SELECT 1 AS one) o LEFT JOIN revocations v ON v.authority = $1 AND v.serial = $2 LEFT JOIN stations s ON s.tenant = $3 AND s.id = $4`,
+		[]any{k.authority, k.serial[:], k.tenant, k.station}, func(r row) error {
+			var released sql.NullInt64
+			var state sql.NullString
+			if err := r.Scan(&released, &state); err != nil {
+				return err
+			}
+			if tx.trust == nil {
+				tx.trust = map[requester]error{}
+			}
+			tx.trust[k] = nil
+			switch {
+			case k.authority != "" && released.Valid && released.Int64 == 0:
+				tx.trust[k] = ca.ErrRequesterRevoked.New("%s.", k.actor)
+			case k.station != "" && state.String != "active":
+				tx.trust[k] = ca.ErrRequesterRevoked.New("Station %s is not active.", k.station)
+			}
+			return nil
+		}}
 }
 
 // holder finds what the identity has, nil if nothing, and whether nobody has the
 // key yet; it refuses a blocked identity. One statement answers all.
 func (tx *txn) holder(c *ca.Claim) (h *held, newKey bool, err error) {
-	h = &held{}
-	var blocked, rekeys, id, shard, notAfter, issuedAt, leaf, reason, revokedAt, freed sql.NullInt64
-	var shown, station, account, state, authority, keyState sql.NullString
-	err = tx.rawQueryRow(`SELECT b.blocked_at, k.state, i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
-		c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at
-		FROM (SELECT 1 AS one) o
-		LEFT JOIN blocks b ON b.tenant = $1 AND b.holder = $2
-		LEFT JOIN public_keys k ON k.spki = $5
-		LEFT JOIN identities i ON i.tenant = $1 AND i.holder = $2 AND i.profile = $3 AND i.slot = $4
-		LEFT JOIN reservations r ON r.id = i.reservation
-		LEFT JOIN certificates c ON c.reservation = i.reservation
-		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial`, c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.SPKI[:]).
-		Scan(&blocked, &keyState, &shown, &station, &account, &state, &rekeys, &id, &authority, &h.serial, &h.spki, &h.tbs, &shard, &notAfter,
-			&h.der, &issuedAt, &leaf, &reason, &revokedAt, &freed)
-	if err != nil {
-		return nil, false, err
+	a := tx.ahead[c]
+	if a == nil {
+		a = &holderRow{}
+		if err := a.scan(tx.rawQueryRow(holderSQL, holderArgs(c)...)); err != nil {
+			return nil, false, err
+		}
 	}
-	if blocked.Valid {
-		return nil, false, ca.ErrHolderBlocked.New("%s, since %s.", c.Holder, timeOf(blocked.Int64).Format(time.RFC3339))
+	if a.blocked.Valid {
+		return nil, false, ca.ErrHolderBlocked.New("%s, since %s.", c.Holder, timeOf(a.blocked.Int64).Format(time.RFC3339))
 	}
-	if !shown.Valid {
-		return nil, !keyState.Valid, nil
+	newKey = !a.keyState.Valid
+	if !a.shown.Valid {
+		return nil, newKey, nil
 	}
-	if !id.Valid {
+	if !a.id.Valid {
 		return nil, false, ErrRowTampered.New("Table identities, %s names a reservation that is missing.", c.Holder)
 	}
-	h.station, h.account, h.state, h.rekeys, h.id, h.authority, h.shard, h.notAfter = station.String, account.String, state.String, int(rekeys.Int64), id.Int64, authority.String, int(shard.Int64), notAfter.Int64
-	if shown.String != c.Holder {
-		return nil, false, ca.ErrElsewhere.New("%s differs from the known unit %s only in case.", c.Holder, shown.String)
+	if a.shown.String != c.Holder {
+		return nil, false, ca.ErrElsewhere.New("%s differs from the known unit %s only in case.", c.Holder, a.shown.String)
 	}
-	h.issuedAt, h.leaf, h.reason, h.revokedAt, h.freed = issuedAt.Int64, leaf.Int64, reason.Int64, revokedAt.Int64, freed.Int64
-	return h, !keyState.Valid, nil
+	return &held{
+		station: a.station.String, account: a.account.String, state: a.state.String, rekeys: int(a.rekeys.Int64),
+		id: a.id.Int64, authority: a.authority.String, serial: a.serial, spki: a.spki, tbs: a.tbs, shard: int(a.shard.Int64), notAfter: a.notAfter.Int64,
+		der: a.der, issuedAt: a.issuedAt.Int64, leaf: a.leaf.Int64,
+		reason: a.reason.Int64, revokedAt: a.revokedAt.Int64, freed: a.freed.Int64,
+	}, newKey, nil
 }
 
 func (h *held) issued() *ca.Issued {
@@ -278,7 +283,7 @@ func (tx *txn) bindKey(c *ca.Claim, h *held) error {
 }
 
 func (tx *txn) insertReservation(c *ca.Claim) (id int64, err error) {
-	err = tx.queryRowWrite(manySQL(`reservations (`+reservationColumns+`)`, ` ON CONFLICT (serial) DO NOTHING RETURNING id`, 18, 1), reservationArgs(nil, c)...).Scan(&id)
+	err = tx.queryRowWrite(manySQL(`reservations (`+reservationColumns+`)`, "", ` ON CONFLICT (serial) DO NOTHING RETURNING id`, 18, 1), reservationArgs(nil, c)...).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, ca.ErrSerialTaken.New("")
 	}

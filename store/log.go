@@ -23,39 +23,30 @@ func (tx *txn) appendLeaf(e tlog.Event, tenant, account, holder string, subject 
 	tx.leaves = append(tx.leaves, &pendingLeaf{Leaf: tlog.NewLeaf(e, tenant, account, holder, subject, at), serial: serial, placed: placed})
 }
 
-// finishLeaves gives indexes: the head row is moved by the last statements of
-// the batch, so that indexes are dense and in commit order on every node.
-func (tx *txn) finishLeaves() error {
-	n := int64(len(tx.leaves))
-	if n == 0 {
-		return nil
-	}
-	var size int64
-	if err := tx.queryRow(`UPDATE log_head SET size = size + $1 WHERE id = 1 RETURNING size`, n).Scan(&size); err != nil {
-		return err
-	}
+// placeLeaves gives the batch's leaves their indexes. The head row is moved at
+// the end of a batch, so that indexes are dense and in commit order on every node.
+func (tx *txn) placeLeaves(first int64) error {
+	wake := false
 	for i, l := range tx.leaves {
-		l.Index = size - n + int64(i)
+		l.Index = first + int64(i)
 		if l.placed != nil {
 			if err := l.placed(tx, l.Index); err != nil {
 				return err
 			}
 		}
+		wake = wake || l.Type != tlog.Issue
 	}
-	_, err := tx.insertMany(`log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at)`, "", 10, len(tx.leaves), func(i int, args []any) []any {
+	if wake {
+		tx.after = append(tx.after, tx.db.waiters.wake)
+	}
+	return nil
+}
+
+func (tx *txn) leafSteps() []step {
+	return insertSteps(`log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at)`, "", "", 10, len(tx.leaves), func(i int, args []any) []any {
 		l := tx.leaves[i]
 		return append(args, l.Index, string(l.Type), l.Tenant, l.Account, l.Holder, l.Subject[:], l.Salt[:], l.Entry[:], l.serial, l.At)
 	})
-	if err != nil {
-		return err
-	}
-	for _, l := range tx.leaves {
-		if l.Type != tlog.Issue {
-			tx.after = append(tx.after, tx.db.waiters.wake)
-			break
-		}
-	}
-	return nil
 }
 
 // The database as [tlog.Store].

@@ -58,6 +58,16 @@ func (tx *txn) later(c *ca.Claim) *pendingReservation {
 // flush writes the reservations that wait, so that what follows in the batch
 // sees them.
 func (tx *txn) flush() error {
+	steps := tx.flushSteps()
+	if len(steps) == 0 {
+		return nil
+	}
+	return tx.pipe(steps...)
+}
+
+// flushSteps are the statements that write the reservations that wait. Their
+// ids are learnt by serial number.
+func (tx *txn) flushSteps() []step {
 	ps := tx.reservations
 	if len(ps) == 0 {
 		return nil
@@ -65,27 +75,33 @@ func (tx *txn) flush() error {
 	tx.reservations = nil
 	clear(tx.waitingIdentities)
 	clear(tx.waitingKeys)
-	n, err := tx.insertMany(`public_keys (spki, tenant, holder, state)`, ` ON CONFLICT (spki) DO NOTHING`, 4, len(ps), func(i int, args []any) []any {
+	tx.ahead = nil
+	steps := insertSteps(`public_keys (spki, tenant, holder, state)`, "", "", 4, len(ps), func(i int, args []any) []any {
 		c := ps[i].claim
 		return append(args, c.SPKI[:], c.Tenant, fold(c.Holder), "bound")
 	})
-	if err == nil && n != int64(len(ps)) {
-		err = errStale
+	for _, s := range insertSteps(`reservations (`+reservationColumns+`)`, "", ` RETURNING id, serial`, 18, len(ps), func(i int, args []any) []any {
+		return reservationArgs(args, ps[i].claim)
+	}) {
+		s.row = func(r row) error {
+			var id int64
+			var serial []byte
+			if err := r.Scan(&id, &serial); err != nil {
+				return err
+			}
+			for _, p := range ps {
+				if bytes.Equal(p.claim.Serial[:], serial) {
+					p.id = id
+				}
+			}
+			return nil
+		}
+		steps = append(steps, s)
 	}
-	if err != nil {
-		return err
-	}
-	if err := tx.flushReservations(ps); err != nil {
-		return err
-	}
-	n, err = tx.insertMany(`identities (tenant, holder, profile, slot, shown, account, station, reservation, state)`, ` ON CONFLICT (tenant, holder, profile, slot) DO NOTHING`, 9, len(ps), func(i int, args []any) []any {
+	return append(steps, insertSteps(`identities (tenant, holder, profile, slot, shown, account, station, state, reservation)`, `(SELECT id FROM reservations WHERE serial = ?)`, "", 9, len(ps), func(i int, args []any) []any {
 		c := ps[i].claim
-		return append(args, c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.Holder, c.Account, c.Requester.Station, ps[i].id, "reserved")
-	})
-	if err == nil && n != int64(len(ps)) {
-		err = errStale
-	}
-	return err
+		return append(args, c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.Holder, c.Account, c.Requester.Station, "reserved", c.Serial[:])
+	})...)
 }
 
 const reservationColumns = `authority, serial, tenant, account, profile, version, holder, slot, spki, tbs, shard, not_before, not_after, requester, operator, tool, origin, reserved_at`
@@ -95,85 +111,52 @@ func reservationArgs(args []any, c *ca.Claim) []any {
 		millis(c.NotBefore), millis(c.NotAfter), c.Requester.Actor, c.Operator, c.Tool, c.Origin, millis(c.Now))
 }
 
-// flushReservations writes them and learns their ids, by serial number.
-func (tx *txn) flushReservations(ps []*pendingReservation) error {
-	for len(ps) > 0 {
+// certSteps write the batch's certificates; their leaves have indexes by now. A
+// certificate that another node recorded first is a conflict.
+func (tx *txn) certSteps() []step {
+	return insertSteps(`certificates (reservation, der, issued_at, leaf)`, "", "", 4, len(tx.certList), func(i int, args []any) []any {
+		p := tx.certList[i]
+		return append(args, p.r.ID, p.der, p.at, p.leaf)
+	})
+}
+
+// revokedSteps count the reservations that were voided since their signatures
+// were made.
+func (tx *txn) revokedSteps(revoked *int) (steps []step) {
+	for ps := tx.certList; len(ps) > 0; {
 		k := piece(len(ps))
-		args := make([]any, 0, 18*k)
+		args := make([]any, 0, 2*k)
 		for _, p := range ps[:k] {
-			args = reservationArgs(args, p.claim)
+			args = append(args, p.r.Authority, p.r.Serial[:])
 		}
-		rows, err := tx.rawQuery(manySQL(`reservations (`+reservationColumns+`)`, ` ON CONFLICT (serial) DO NOTHING RETURNING id, serial`, 18, k), args...)
-		found := 0
-		err = each(rows, err, func(r row) error {
-			var id int64
-			var serial []byte
-			if err := r.Scan(&id, &serial); err != nil {
-				return err
-			}
-			for _, p := range ps[:k] {
-				if bytes.Equal(p.claim.Serial[:], serial) {
-					p.id = id
-					found++
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		steps = append(steps, step{revokedSQL[k], args, func(r row) error {
+			var n int
+			err := r.Scan(&n)
+			*revoked += n
 			return err
-		}
-		if found != k {
-			return errStale // a serial number exists already: the direct path says so
-		}
+		}})
 		ps = ps[k:]
 	}
-	return nil
+	return steps
 }
 
-// finishCerts writes the batch's certificates; their leaves have indexes by now.
-func (tx *txn) finishCerts() error {
-	ps := tx.certList
-	if len(ps) == 0 {
-		return nil
-	}
-	if err := tx.noneRevoked(ps); err != nil {
-		return err
-	}
-	n, err := tx.insertMany(`certificates (reservation, der, issued_at, leaf)`, ` ON CONFLICT (reservation) DO NOTHING`, 4, len(ps), func(i int, args []any) []any {
-		return append(args, ps[i].r.ID, ps[i].der, ps[i].at, ps[i].leaf)
-	})
-	if err == nil && n != int64(len(ps)) {
-		err = errStale // another node recorded first: read it on the direct path
-	}
-	return err
-}
-
-// noneRevoked makes the batch run singly if a reservation was voided meanwhile.
-func (tx *txn) noneRevoked(ps []*pendingCert) error {
-	for len(ps) > 0 {
-		k := piece(len(ps))
+// revokedSQL has the texts by number of serial numbers.
+var revokedSQL = func() map[int]string {
+	out := map[int]string{}
+	for k := 1; k <= maxPiece; k *= 2 {
 		var q strings.Builder
 		q.WriteString(`SELECT COUNT(*) FROM revocations WHERE released_at = 0 AND (`)
-		args := make([]any, 0, 2*k)
-		for i, p := range ps[:k] {
+		for i := range k {
 			if i > 0 {
 				q.WriteString(` OR `)
 			}
 			q.WriteString(`(authority = $` + strconv.Itoa(2*i+1) + ` AND serial = $` + strconv.Itoa(2*i+2) + `)`)
-			args = append(args, p.r.Authority, p.r.Serial[:])
 		}
 		q.WriteString(`)`)
-		var n int
-		if err := tx.rawQueryRow(q.String(), args...).Scan(&n); err != nil {
-			return err
-		}
-		if n > 0 {
-			return errStale
-		}
-		ps = ps[k:]
+		out[k] = q.String()
 	}
-	return nil
-}
+	return out
+}()
 
 // maxPiece is the most rows of one statement. Pieces are powers of two, so that
 // a writer prepares few statements.
@@ -199,9 +182,10 @@ type manyKey struct {
 	rows      int
 }
 
-// manySQL is INSERT INTO into VALUES (…), (…) with rows times columns parameters.
-func manySQL(into, tail string, columns, rows int) string {
-	k := manyKey{into + tail, rows}
+// manySQL is INSERT INTO into VALUES (…), (…) with rows times columns
+// parameters. last is what stands for the last column, around its parameter ?.
+func manySQL(into, last, tail string, columns, rows int) string {
+	k := manyKey{into + last + tail, rows}
 	manyMu.RLock()
 	text := manyTexts[k]
 	manyMu.RUnlock()
@@ -216,7 +200,11 @@ func manySQL(into, tail string, columns, rows int) string {
 		}
 		for c := range columns {
 			q.WriteByte("(,"[min(c, 1)])
-			q.WriteString(`$` + strconv.Itoa(r*columns+c+1))
+			p := `$` + strconv.Itoa(r*columns+c+1)
+			if c == columns-1 && last != "" {
+				p = strings.Replace(last, "?", p, 1)
+			}
+			q.WriteString(p)
 		}
 		q.WriteString(`)`)
 	}
@@ -227,20 +215,16 @@ func manySQL(into, tail string, columns, rows int) string {
 	return q.String()
 }
 
-// insertMany writes n rows in pieces and tells how many were written.
-func (tx *txn) insertMany(into, tail string, columns, n int, row func(i int, args []any) []any) (written int64, err error) {
+// insertSteps are statements that write n rows in pieces.
+func insertSteps(into, last, tail string, columns, n int, row func(i int, args []any) []any) (steps []step) {
 	for i := 0; i < n; {
 		k := piece(n - i)
 		args := make([]any, 0, columns*k)
 		for j := i; j < i+k; j++ {
 			args = row(j, args)
 		}
-		m, err := tx.rawExec(manySQL(into, tail, columns, k), args...)
-		if err != nil {
-			return written, err
-		}
-		written += m
+		steps = append(steps, step{sql: manySQL(into, last, tail, columns, k), args: args})
 		i += k
 	}
-	return written, nil
+	return steps
 }

@@ -5,13 +5,15 @@ import (
 	"sync"
 	"time"
 
+	"hallmark/ca"
 	"hallmark/internal/lane"
 )
 
 type job struct {
-	ctx  context.Context
-	fn   func(ctx context.Context) error
-	wake chan turn
+	ctx   context.Context
+	fn    func(ctx context.Context) error
+	claim *ca.Claim // of a reservation
+	wake  chan turn
 }
 
 // turn wakes a waiting caller: its job is done, or it shall lead the next batch

@@ -23,19 +23,28 @@ func (tx *txn) account(k accountKey) (*quotaState, error) {
 	if q := tx.quotas[k]; q != nil {
 		return q, nil
 	}
-	q := &quotaState{}
-	err := tx.rawQueryRow(`SELECT state, used, changed_at FROM orders WHERE tenant = $1 AND id = $2`, k.tenant, k.account).Scan(&q.state, &q.used, &q.changedAt)
-	if errors.Is(err, sql.ErrNoRows) {
+	s := tx.accountStep(k)
+	if err := s.row(tx.rawQueryRow(s.sql, s.args...)); errors.Is(err, sql.ErrNoRows) {
 		return nil, ca.ErrAccountClosed.New("There is no order %s.", k.account)
-	}
-	if err != nil {
+	} else if err != nil {
 		return nil, err
 	}
-	if tx.quotas == nil {
-		tx.quotas = map[accountKey]*quotaState{}
-	}
-	tx.quotas[k] = q
-	return q, nil
+	return tx.quotas[k], nil
+}
+
+// accountStep reads an account's row into the batch.
+func (tx *txn) accountStep(k accountKey) step {
+	return step{`SELECT state, used, changed_at FROM orders WHERE tenant = $1 AND id = $2`, []any{k.tenant, k.account}, func(r row) error {
+		q := &quotaState{}
+		if err := r.Scan(&q.state, &q.used, &q.changedAt); err != nil {
+			return err
+		}
+		if tx.quotas == nil {
+			tx.quotas = map[accountKey]*quotaState{}
+		}
+		tx.quotas[k] = q
+		return nil
+	}}
 }
 
 // closedGrace is how long after an order was closed its stations may still fetch
@@ -82,20 +91,14 @@ func (tx *txn) forgetAccount(tenant, account string) {
 	}
 }
 
-// finishQuotas moves each counter once. The condition repeats the limit, so that
-// two nodes together cannot pass it; the loser's batch is run again singly.
-func (tx *txn) finishQuotas() error {
+// quotaSteps move each counter once. The limit is repeated, so that two nodes
+// together cannot pass it: the loser writes NULL where none may be, and its
+// batch is run again singly.
+func (tx *txn) quotaSteps() (steps []step) {
 	for k, q := range tx.quotas {
-		if q.delta == 0 {
-			continue
-		}
-		n, err := tx.exec(`UPDATE orders SET used = used + $1 WHERE tenant = $2 AND id = $3 AND state = 'open' AND used + $1 <= $4`, q.delta, k.tenant, k.account, q.quota)
-		if err != nil {
-			return err
-		}
-		if n != 1 {
-			return errStale
+		if q.delta != 0 {
+			steps = append(steps, step{sql: `UPDATE orders SET used = CASE WHEN state = 'open' AND used + $1 <= $4 THEN used + $1 END WHERE tenant = $2 AND id = $3`, args: []any{q.delta, k.tenant, k.account, q.quota}})
 		}
 	}
-	return nil
+	return steps
 }

@@ -40,6 +40,9 @@ type Config struct {
 	// AcceptClock takes the clock for right, whatever the database remembers:
 	// somebody looked at it after a jump (A74).
 	AcceptClock bool
+	// SecondClock refuses a clock that another source contradicts (S38); nil means
+	// that there is none. It is asked with every reservation and must not wait.
+	SecondClock func() error
 	// ClockBack and ClockForward are the limits of [DB.CheckClock]; 0 means the
 	// constants of the same names.
 	ClockBack, ClockForward time.Duration

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 
+	"hallmark/ca"
 	"hallmark/migrations"
 )
 
@@ -16,6 +17,7 @@ type txn struct {
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt // of the connection
 
+	begun  bool
 	dirty  bool // the current job wrote something
 	broken bool // the engine refuses more statements (PostgreSQL after an error)
 
@@ -29,8 +31,9 @@ type txn struct {
 	waitingKeys        map[[32]byte]struct{}
 	direct             bool // one job alone: nothing waits
 	inJob, savepointed bool
-	lost               error            // why rows that waited could not be written
-	trust              map[string]error // requesters found good or bad in this batch
+	lost               error                    // why rows that waited could not be written
+	trust              map[requester]error      // requesters found good or bad in this batch
+	ahead              map[*ca.Claim]*holderRow // what was read before the jobs ran; forgotten once one writes
 	undo               []func()
 	after              []func()
 }
@@ -74,6 +77,7 @@ func (tx *txn) settle(write bool) error {
 	}
 	if write {
 		tx.dirty = true
+		tx.ahead = nil
 		if !tx.savepointed && tx.db.engine == migrations.SQLite {
 			tx.savepointed = true
 			if _, err := tx.rawExec("SAVEPOINT job"); err != nil {
@@ -85,6 +89,9 @@ func (tx *txn) settle(write bool) error {
 }
 
 func (tx *txn) rawExec(query string, args ...any) (int64, error) {
+	if err := tx.begin(); err != nil {
+		return 0, err
+	}
 	s, err := tx.stmt(query)
 	if err != nil {
 		return 0, tx.fail(err)
@@ -114,6 +121,9 @@ func (tx *txn) queryRowWrite(query string, args ...any) row {
 
 // rawQueryRow reads one row as the database has it, without what waits.
 func (tx *txn) rawQueryRow(query string, args ...any) row {
+	if err := tx.begin(); err != nil {
+		return errRow{err}
+	}
 	s, err := tx.stmt(query)
 	if err != nil {
 		return errRow{tx.fail(err)}
@@ -142,6 +152,9 @@ func (tx *txn) query(query string, args ...any) (*sql.Rows, error) {
 }
 
 func (tx *txn) rawQuery(query string, args ...any) (*sql.Rows, error) {
+	if err := tx.begin(); err != nil {
+		return nil, err
+	}
 	s, err := tx.stmt(query)
 	if err != nil {
 		return nil, tx.fail(err)
@@ -168,7 +181,7 @@ func (tx *txn) fail(err error) error {
 // retryable tells whether the engine asks to run the transaction again.
 func retryable(err error) bool {
 	s := err.Error()
-	return strings.Contains(s, "SQLSTATE 40001") || strings.Contains(s, "SQLSTATE 40P01") || errors.Is(err, errStale)
+	return strings.Contains(s, "SQLSTATE 40001") || strings.Contains(s, "SQLSTATE 40P01") || errors.Is(err, errStale) || conflicts(err)
 }
 
 // errStale says that what a batch assumed was changed by another node; running
