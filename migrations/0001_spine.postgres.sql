@@ -87,7 +87,7 @@ CREATE TABLE identities (
   evidence     BYTEA, -- the device's signature over nonce, unit and certificate hash (S12)
   PRIMARY KEY (tenant, holder, profile, slot)
 );
-CREATE INDEX identities_account ON identities (tenant, account, state);
+CREATE INDEX identities_account ON identities (account, tenant, state); -- the tenant is not first, or PostgreSQL takes it for a look-up by holder while the table is empty
 
 -- One public key belongs to one holder.
 CREATE TABLE public_keys (

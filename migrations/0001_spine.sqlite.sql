@@ -87,7 +87,7 @@ CREATE TABLE identities (
   evidence     BLOB, -- the device's signature over nonce, unit and certificate hash (S12)
   PRIMARY KEY (tenant, holder, profile, slot)
 ) WITHOUT ROWID;
-CREATE INDEX identities_account ON identities (tenant, account, state);
+CREATE INDEX identities_account ON identities (account, tenant, state); -- the tenant is not first, or PostgreSQL takes it for a look-up by holder while the table is empty
 
 -- One public key belongs to one holder.
 CREATE TABLE public_keys (
@@ -124,7 +124,7 @@ CREATE INDEX reservations_holder ON reservations (tenant, holder);
 
 -- Every certificate; with its reservation and its leaf it is the whole story of a serial number.
 CREATE TABLE certificates (
-  reservation BIGINT NOT NULL PRIMARY KEY,
+  reservation INTEGER PRIMARY KEY,
   der         BLOB NOT NULL,
   issued_at   BIGINT NOT NULL,
   leaf        BIGINT NOT NULL -- index in log_leaves

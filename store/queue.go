@@ -84,7 +84,7 @@ func (q *queue) put(l lane.Lane, j *job) (lead *connection, err error) {
 func (q *queue) take(w *connection) []*job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if want := w.expect * 3 / 4; want >= 3 && q.length < want && q.gather == nil && !q.closed {
+	if want := w.expect; want >= 3 && q.length < want && q.gather == nil && !q.closed {
 		here := make(chan struct{})
 		q.want, q.gather = want, here
 		q.mu.Unlock()

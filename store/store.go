@@ -15,8 +15,9 @@ import (
 	"syscall"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
-	_ "modernc.org/sqlite"             // driver "sqlite"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // driver "sqlite"
 
 	"hallmark/internal/seal"
 	"hallmark/migrations"
@@ -29,9 +30,6 @@ type Config struct {
 	// Seal makes and checks the MACs of rows and seals secrets (S32, S39). Its
 	// key must live outside the database.
 	Seal *seal.Box
-	// Writers is the number of concurrent group commits on PostgreSQL; 0 means 2.
-	// SQLite always has one writer.
-	Writers int
 	// ReadOnly opens without migrating and refuses Atomic: for fsck.
 	ReadOnly bool
 	// Patience is after which a batch on PostgreSQL that does not come back counts
@@ -104,13 +102,9 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if cfg.ReadOnly {
 		return db, nil
 	}
-	writers := 1
-	if db.engine == migrations.Postgres {
-		if writers = cfg.Writers; writers == 0 {
-			writers = 2
-		}
-	}
-	db.queue.start(db, writers)
+	// One group commit at a time, on PostgreSQL too: the log's head is one row, so
+	// two would wait for each other, and each would carry half as many.
+	db.queue.start(db, 1)
 	if err := db.openClock(ctx); err != nil {
 		db.Close()
 		return nil, err
@@ -166,14 +160,25 @@ func (db *DB) openSQLite(file string) error {
 	return nil
 }
 
+// keyed makes PostgreSQL plan a writer's statements once and by index. All of
+// them look rows up by key, but the first plan is made while the tables are
+// empty, when reading all of one looks cheap, and planning anew each time costs
+// more than the statement.
+const keyed = `SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
+	set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)`
+
 func (db *DB) openPostgres(ctx context.Context) error {
-	var err error
-	if db.write, err = sql.Open("pgx", db.cfg.URL); err != nil {
-		return ErrOpen.Wrap(err, "")
+	cfg, err := pgx.ParseConfig(db.cfg.URL)
+	if err != nil {
+		return ErrOpen.Wrap(err, "The URL of the database is no good.")
 	}
-	db.write.SetMaxOpenConns(16)
-	db.write.SetMaxIdleConns(16)
-	db.read = db.write
+	db.read = stdlib.OpenDB(*cfg)
+	db.read.SetMaxOpenConns(14)
+	db.read.SetMaxIdleConns(14)
+	db.write = stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, keyed)
+		return err
+	}))
 	ping, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := db.write.PingContext(ping); err != nil {
@@ -267,7 +272,7 @@ func (db *DB) closeHandles() error {
 	}
 	clear(db.prep)
 	db.prepMu.Unlock()
-	if db.read != nil && db.read != db.write {
+	if db.read != nil {
 		errs = append(errs, db.read.Close())
 	}
 	if db.write != nil {
