@@ -8,7 +8,6 @@ var (
 	ErrOrderUnknown   = fault.Define(fault.NotFound, "order-unknown", "There is no order of that id.", "List them with hallmark order list.")
 	ErrOrderState     = fault.Define(fault.Conflict, "order-state", "The order's state does not allow this.", "An order goes draft, approved, open, closed; look at it with hallmark order show.")
 	ErrOrderSignature = fault.Define(fault.Forbidden, "order-signature", "The order has no valid signature of an approver whose key is pinned.", "Approve it with hallmark order approve and a key listed under approvers in the configuration.")
-	ErrOrderSelf      = fault.Define(fault.Forbidden, "order-self-approval", "Whoever created the order cannot approve it.", "Ask a second person with the role security-officer or cm-manager.")
 	ErrOrderWindow    = fault.Define(fault.Conflict, "order-window", "The order is outside its time window.", "Check the window, and the clock of the station and the service.")
 	ErrOrderStation   = fault.Define(fault.Forbidden, "order-station", "This station is not allowed to work on the order.", "Use a station that the order lists.")
 	ErrUnitInvalid    = fault.Define(fault.Invalid, "unit-invalid", "The unit's serial is not one of this order.", "Check the scanned label against the order's serial rule.")

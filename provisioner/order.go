@@ -357,7 +357,6 @@ type Orders struct {
 type verifiedOrder struct {
 	body    *Body
 	matcher *matcher
-	hash    [32]byte
 }
 
 // maxVerified bounds the cache; a line works on a few orders at a time.
@@ -419,7 +418,7 @@ func (o *Orders) verify(envelope []byte) (*verifiedOrder, error) {
 	if err != nil {
 		return nil, err
 	}
-	v = &verifiedOrder{body: b, matcher: newMatcher(b.Serials), hash: hash}
+	v = &verifiedOrder{body: b, matcher: newMatcher(b.Serials)}
 	o.mu.Lock()
 	if len(o.verified) >= maxVerified {
 		clear(o.verified)

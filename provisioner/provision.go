@@ -69,9 +69,8 @@ type Config struct {
 	Domain string
 	// MaxRekeys bounds new keys of a unit before it is installed; 0 means 5.
 	MaxRekeys int
-	// RequireApprover refuses orders approved by their creator.
-	Log *slog.Logger
-	Now func() time.Time
+	Log       *slog.Logger
+	Now       func() time.Time
 }
 
 // Provisioner decides what may be made, and has it made.
@@ -414,14 +413,15 @@ func (p *Provisioner) ApproveOrder(ctx context.Context, actor access.Actor, id s
 	if err != nil {
 		return Order{}, err
 	}
-	if o.CreatedBy == actor.Name {
-		return Order{}, ErrOrderSelf.New("%s created it.", actor.Name)
+	approval, err := access.Approve(actor, access.ApproveOrder, sha256.Sum256(o.Canonical), o.CreatedBy, p.now())
+	if err != nil {
+		return Order{}, err
 	}
 	b, err := p.cfg.Orders.Verify(envelope)
 	if err != nil {
 		return Order{}, err
 	}
-	if signed, err := b.Canonical(); err != nil || string(signed) != string(o.Canonical) {
+	if signed, err := b.Canonical(); err != nil || !approval.Covers(access.ApproveOrder, sha256.Sum256(signed)) {
 		return Order{}, ErrOrderSignature.New("The signed order is not the one that is stored as %s.", id)
 	}
 	return p.move(ctx, actor, id, []OrderState{OrderDraft}, OrderApproved, envelope)

@@ -53,7 +53,7 @@ func TestBackend_AnOrderFromDraftToClosed(t *testing.T) {
 	_, err := n.api.Orders.ApproveOrder(ctx, n.officer, "o1", n.approve(t, o.Body, catest.NewKey(t)))
 	wants(t, err, provisioner.ErrOrderSignature)
 	_, err = n.api.Orders.ApproveOrder(ctx, n.manager, "o1", n.approve(t, o.Body, n.approverKey)) // S36
-	wants(t, err, provisioner.ErrOrderSelf)
+	wants(t, err, access.ErrSelfApproval)
 	o = ok[adminapi.Order](t)(n.api.Orders.ApproveOrder(ctx, n.officer, "o1", n.approve(t, o.Body, n.approverKey)))
 	if o.State != "approved" || len(o.Approvals) != 1 || o.Approvals[0].Name != "Olga" || len(o.Envelope.Signatures) != 1 || string(o.Envelope.Payload) != string(o.Body) {
 		t.Fatalf("approved: %+v", o)
