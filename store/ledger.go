@@ -182,7 +182,7 @@ func (tx *txn) holder(c *ca.Claim) (h *held, newKey bool, err error) {
 	a := tx.ahead[c]
 	if a == nil {
 		a = &holderRow{}
-		if err := a.scan(tx.rawQueryRow(holderSQL, holderArgs(c)...)); err != nil {
+		if err := tx.rawQueryRow(holderSQL, holderArgs(c)...).Scan(a.fields()...); err != nil {
 			return nil, false, err
 		}
 	}

@@ -119,18 +119,14 @@ func (tx *txn) readAhead(jobs []*job) error {
 		return nil
 	}
 	var steps []step
+	var claims []*ca.Claim
 	requesters, accounts := map[requester]bool{}, map[accountKey]bool{}
 	for _, j := range jobs {
 		c := j.claim
 		if c == nil {
 			continue
 		}
-		if tx.ahead == nil {
-			tx.ahead = map[*ca.Claim]*holderRow{}
-		}
-		h := &holderRow{}
-		steps = append(steps, step{holderSQL, holderArgs(c), h.scan})
-		tx.ahead[c] = h
+		claims = append(claims, c)
 		if k := requesterOf(c); !requesters[k] {
 			requesters[k] = true
 			steps = append(steps, tx.trustStep(k))
@@ -140,10 +136,28 @@ func (tx *txn) readAhead(jobs []*job) error {
 			steps = append(steps, tx.accountStep(k))
 		}
 	}
-	if len(steps) == 0 {
+	if len(claims) == 0 {
 		return nil
 	}
-	return tx.pipe(steps...)
+	return tx.pipe(append(steps, tx.holdersStep(claims))...)
+}
+
+// holdersStep is holderSQL for many claims at once.
+func (tx *txn) holdersStep(claims []*ca.Claim) step {
+	n := len(claims)
+	tenants, holders, profiles, slots, keys := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([][]byte, n)
+	for i, c := range claims {
+		tenants[i], holders[i], profiles[i], slots[i], keys[i] = c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.SPKI[:]
+	}
+	tx.ahead = make(map[*ca.Claim]*holderRow, n)
+	return step{holdersSQL, []any{tenants, holders, profiles, slots, keys}, func(r row) error {
+		h, i := &holderRow{}, 0
+		if err := r.Scan(append([]any{&i}, h.fields()...)...); err != nil {
+			return err
+		}
+		tx.ahead[claims[i-1]] = h
+		return nil
+	}}
 }
 
 // begin starts the transaction with the batch's first statement.
@@ -204,16 +218,23 @@ func (tx *txn) finish() (sent bool, err error) {
 	return true, err
 }
 
-// holderSQL asks for everything that is known of an identity and a key.
-const holderSQL = `SELECT b.blocked_at, k.state, i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
-	c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at
-	FROM (SELECT 1 AS one) o
-	LEFT JOIN blocks b ON b.tenant = $1 AND b.holder = $2
-	LEFT JOIN public_keys k ON k.spki = $5
-	LEFT JOIN identities i ON i.tenant = $1 AND i.holder = $2 AND i.profile = $3 AND i.slot = $4
+// holderSQL asks for everything that is known of an identity and a key, and
+// holdersSQL of many.
+var holderSQL = `SELECT ` + holderColumns + ` FROM (SELECT 1 AS one) o ` +
+	strings.NewReplacer("o.tenant", "$1", "o.holder", "$2", "o.profile", "$3", "o.slot", "$4", "o.spki", "$5").Replace(holderJoins)
+
+const (
+	holdersSQL = `SELECT o.n, ` + holderColumns + ` FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[]) WITH ORDINALITY AS o (tenant, holder, profile, slot, spki, n) ` + holderJoins
+
+	holderColumns = `b.blocked_at, k.state, i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
+	c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at`
+	holderJoins = `LEFT JOIN blocks b ON b.tenant = o.tenant AND b.holder = o.holder
+	LEFT JOIN public_keys k ON k.spki = o.spki
+	LEFT JOIN identities i ON i.tenant = o.tenant AND i.holder = o.holder AND i.profile = o.profile AND i.slot = o.slot
 	LEFT JOIN reservations r ON r.id = i.reservation
 	LEFT JOIN certificates c ON c.reservation = i.reservation
 	LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial`
+)
 
 func holderArgs(c *ca.Claim) []any {
 	return []any{c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.SPKI[:]}
@@ -226,7 +247,7 @@ type holderRow struct {
 	serial, spki, tbs, der                                                         []byte
 }
 
-func (h *holderRow) scan(r row) error {
-	return r.Scan(&h.blocked, &h.keyState, &h.shown, &h.station, &h.account, &h.state, &h.rekeys, &h.id, &h.authority, &h.serial, &h.spki, &h.tbs, &h.shard, &h.notAfter,
-		&h.der, &h.issuedAt, &h.leaf, &h.reason, &h.revokedAt, &h.freed)
+func (h *holderRow) fields() []any {
+	return []any{&h.blocked, &h.keyState, &h.shown, &h.station, &h.account, &h.state, &h.rekeys, &h.id, &h.authority, &h.serial, &h.spki, &h.tbs, &h.shard, &h.notAfter,
+		&h.der, &h.issuedAt, &h.leaf, &h.reason, &h.revokedAt, &h.freed}
 }
