@@ -9,7 +9,9 @@
 //   - A key that cannot be told apart from another is refused, never guessed.
 //   - A wrong PIN reaches a token at most once per start (A23).
 //   - A dead token fails requests at once; it comes back without a restart, and
-//     only after a test signature verified with the public key seen first.
+//     only after a test signature verified with the public key seen first. That
+//     holds where a call into a module never returns, too: it is left behind in
+//     an instance of the module that nobody uses any more.
 //   - A key generated here can sign and do nothing else, and never leaves.
 //
 // A signature is not verified here. Who signs a certificate, CRL or answer

@@ -19,6 +19,7 @@ var (
 	ErrDigest            = token.ErrDigest
 	ErrBusy              = token.ErrBusy
 	ErrModule            = token.ErrModule
+	ErrModuleStuck       = token.ErrModuleStuck
 	ErrOperation         = token.ErrOperation
 	ErrFile              = token.ErrFile
 	ErrClosed            = token.ErrClosed

@@ -306,6 +306,135 @@ func TestKeyring_RemoteTokenFreezes(t *testing.T) {
 	}
 }
 
+// A server that never answers again must not need a restart of the service:
+// what hangs in its client library is left behind, a fresh instance of the
+// library serves, and when the server dies the first one is well again.
+func TestKeyring_ModuleThatHangsForEverIsReplaced(t *testing.T) {
+	tok := hsmtest.Server(t)
+	reg := prometheus.NewRegistry()
+	var log lockedBuffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	k := open(t, hsm.Config{SignTimeout: 200 * time.Millisecond, Metrics: reg, Log: logger})
+	s := generate(t, k, tok.URI("ca"), hsm.P256)
+	for round := range 2 {
+		end := tok.LeaveFrozen()
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if err := try(s); fault.From(err) == nil || fault.From(err).Definition != hsm.ErrTokenDown {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if d := time.Since(began); d > 3*time.Second {
+			t.Errorf("callers hung for %v", d)
+		}
+		down(t, s)
+		tok.Start()
+		started := time.Now()
+		eventually(t, "the token is back", func() bool { return try(s) == nil })
+		t.Logf("back %v after the new server", time.Since(started))
+		// More than the workers that were lost, all at once.
+		for range 16 {
+			wg.Go(func() {
+				if err := try(s); err != nil {
+					t.Errorf("after the return: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		signs(t, s)
+		if h := k.Health(t.Context()); h[0].State != hsm.StateUp || h[0].Stuck == 0 {
+			t.Errorf("round %d: health: %+v", round, h)
+		}
+		eventually(t, "the figure tells", func() bool { return gauge(t, reg, "hallmark_hsm_stuck_instances") >= 1 })
+		if n := strings.Count(log.String(), "this instance of it is given up"); n == 0 {
+			t.Error("the log does not tell that an instance was given up")
+		}
+		end()
+		eventually(t, "the instances are well again", func() bool { return k.Health(t.Context())[0].Stuck == 0 })
+		generate(t, k, tok.URI("new-"+string(rune('a'+round))), hsm.P256)
+	}
+	if strings.Contains(log.String(), "PIN") {
+		t.Errorf("the PIN came into play: %s", log.String())
+	}
+}
+
+// The same where the token hangs before it is opened at all.
+func TestKeyring_ModuleThatHangsAtTheOpeningIsReplaced(t *testing.T) {
+	tok := hsmtest.Server(t)
+	k := open(t, hsm.Config{SignTimeout: 200 * time.Millisecond})
+	first := generate(t, k, tok.URI("ca"), hsm.P256) // the module is initialised from now on
+	k.Close()
+	is(t, try(first), hsm.ErrClosed)
+	k = open(t, hsm.Config{SignTimeout: 200 * time.Millisecond})
+	tok.LeaveFrozen()
+	_, err := k.Signer(t.Context(), tok.URI("ca"))
+	is(t, err, hsm.ErrTokenDown)
+	tok.Start()
+	eventually(t, "the token is open", func() bool {
+		s, err := k.Signer(t.Context(), tok.URI("ca"))
+		return err == nil && try(s) == nil
+	})
+}
+
+// A key that wants the PIN for each signature is tested while a connection is
+// made, and the PIN must be at hand then.
+func TestKeyring_KeyThatWantsThePINEachTimeReturns(t *testing.T) {
+	tok := hsmtest.SoftHSM(t)
+	p11tool(t, tok, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "ca", "--id", "01", "--always-auth")
+	k := open(t, hsm.Config{})
+	s, err := k.Signer(t.Context(), tok.URI("ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs(t, s)
+	tok.Vanish()
+	eventually(t, "the loss is seen", func() bool { return try(s) != nil })
+	tok.Return()
+	eventually(t, "the token is back", func() bool { return try(s) == nil })
+	signs(t, s)
+}
+
+// Killing the server under load made calls hang for ever in its client library,
+// about once in fifteen times, until the module took one call at a time.
+func TestKeyring_RemoteTokenIsKilledUnderLoad(t *testing.T) {
+	tok := hsmtest.Server(t)
+	k := open(t, hsm.Config{SignTimeout: time.Second, Sessions: 4})
+	s := generate(t, k, tok.URI("ca"), hsm.P256)
+	rounds := 25
+	if testing.Short() {
+		rounds = 5
+	}
+	for range rounds {
+		var done atomic.Bool
+		var good atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for !done.Load() {
+					if try(s) == nil {
+						good.Add(1)
+					}
+				}
+			})
+		}
+		eventually(t, "20 signatures", func() bool { return good.Load() >= 20 })
+		tok.Kill()
+		eventually(t, "the loss is seen", func() bool { return k.Health(t.Context())[0].State == hsm.StateDown })
+		tok.Start()
+		good.Store(0)
+		eventually(t, "20 signatures again", func() bool { return good.Load() >= 20 })
+		done.Store(true)
+		wg.Wait()
+		if h := k.Health(t.Context())[0]; h.Stuck != 0 {
+			t.Fatalf("calls hang: %+v", h)
+		}
+	}
+}
+
 func TestKeyring_CallerLeavesAtItsOwnDeadline(t *testing.T) {
 	tok := hsmtest.Server(t)
 	k := open(t, hsm.Config{SignTimeout: 10 * time.Second})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -83,6 +84,21 @@ func (r *Remote) Kill() {
 	syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 	r.cmd.Wait()
 	r.cmd = nil
+}
+
+// LeaveFrozen freezes the server for good and makes room for another one on the
+// same address. The frozen one ends with end, or with the test.
+func (r *Remote) LeaveFrozen() (end func()) {
+	r.t.Helper()
+	r.Freeze()
+	cmd := r.cmd
+	r.cmd = nil
+	end = sync.OnceFunc(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	})
+	r.t.Cleanup(end)
+	return end
 }
 
 // Freeze stops the server without closing its connections.

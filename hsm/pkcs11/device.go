@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,15 +20,11 @@ import (
 
 const (
 	minRetry   = 20 * time.Millisecond // first pause before a reconnection
-	maxRetry   = 30 * time.Second      // longest pause
+	maxRetry   = 3 * time.Second       // longest pause: a token that is back is in use within 5 s
 	busyRetry  = time.Second           // what a caller is told to wait
 	drainWait  = 2 * time.Second       // for calls in flight before a re-initialisation
 	probeEvery = 10 * time.Second      // test signature of an idle token
 )
-
-// errNoToken is the absence of the token, which for a network HSM is what an
-// outage looks like.
-var errNoToken = errors.New("the token is not present")
 
 // state of the breaker.
 const (
@@ -54,10 +49,14 @@ type device struct {
 
 	// connectMu serialises connecting; the fields below it change only there.
 	connectMu sync.Mutex
-	pin       token.Secret
 	keeper    p11.SessionHandle
 	keeperGen uint64 // module generation of keeper; 0 = none
 	attempts  uint64 // generations are never used twice, failed ones included
+
+	found    slot        // where the token was when it was opened
+	accepted atomic.Bool // the token took our PIN in this process
+	pinMu    sync.Mutex
+	pin      token.Secret
 
 	link atomic.Pointer[link]
 
@@ -69,13 +68,13 @@ type device struct {
 	latency time.Duration
 	lastUse atomic.Int64 // unix nanoseconds of the last good signature
 
-	workers []*worker
-	genMu   sync.Mutex // one generation of a key at a time
+	workers []*worker // the watch's own, once the device is started
 
 	observe prometheus.Observer
 	inUse   prometheus.Gauge
 	queued  prometheus.Gauge
 	breaker prometheus.Gauge
+	stuck   prometheus.Gauge
 }
 
 // link is one connection to the token. Sessions and handles belong to it.
@@ -83,6 +82,8 @@ type link struct {
 	gen    uint64
 	modGen uint64
 	slot   uint
+	ctx    *p11.Ctx   // of the visit that made it; good in visits of modGen
+	genMu  sync.Mutex // one generation of a key at a time
 }
 
 func newDevice(m *module, s slot, u token.URI, cfg token.Config) *device {
@@ -91,7 +92,7 @@ func newDevice(m *module, s slot, u token.URI, cfg token.Config) *device {
 		cfg.Sessions = max(s.sessions-3, 1)
 	}
 	d := &device{
-		mod: m, id: s.id, uri: u, cfg: cfg,
+		mod: m, id: s.id, uri: u, cfg: cfg, found: s,
 		log:     cfg.Log.With("token", s.id.Label, "serial", s.id.Serial),
 		q:       newQueue(cfg.Sessions),
 		stop:    make(chan struct{}),
@@ -101,6 +102,7 @@ func newDevice(m *module, s slot, u token.URI, cfg token.Config) *device {
 		inUse:   cfg.Metrics.InUse.WithLabelValues(s.id.Label),
 		queued:  cfg.Metrics.Waiting.WithLabelValues(s.id.Label),
 		breaker: cfg.Metrics.Breaker.WithLabelValues(s.id.Label),
+		stuck:   cfg.Metrics.Stuck.WithLabelValues(s.id.Label),
 	}
 	return d
 }
@@ -112,7 +114,7 @@ func (d *device) start() {
 		w := &worker{d: d, reserved: i == d.cfg.Sessions}
 		d.workers = append(d.workers, w)
 		d.wg.Add(1)
-		go w.run()
+		go w.run(nil)
 	}
 	d.wg.Add(1)
 	go d.watch()
@@ -120,128 +122,6 @@ func (d *device) start() {
 
 func (d *device) refusalKey() string {
 	return d.mod.path + "\x00" + d.id.Serial + "\x00" + d.id.Label
-}
-
-// connect makes a new link without touching the module: find the token, log
-// in, find and prove every key. prev is the generation the caller saw; if the
-// link is newer already, there is nothing to do.
-func (d *device) connect(ctx context.Context, prev uint64) error {
-	d.connectMu.Lock()
-	defer d.connectMu.Unlock()
-	if l := d.link.Load(); l != nil && l.gen > prev {
-		return nil
-	}
-	if d.state.Load() == stopped {
-		return token.ErrClosed.New("")
-	}
-	registry.mu.Lock()
-	err := registry.refused[d.refusalKey()]
-	registry.mu.Unlock()
-	if err != nil {
-		return err
-	}
-
-	modGen := d.mod.enter()
-	defer d.mod.leave()
-	s, err := d.mod.one(token.URI{Token: d.id.Label, Serial: d.id.Serial})
-	if err != nil {
-		return err
-	}
-	sess, err := d.mod.ctx.OpenSession(s.number, p11.CKF_SERIAL_SESSION)
-	if err != nil {
-		return err
-	}
-	if err := d.login(ctx, sess, s); err != nil {
-		d.mod.ctx.CloseSession(sess)
-		return err
-	}
-	// The new keeper exists before the old one goes: closing the last session
-	// of a token logs out.
-	if d.keeperGen == modGen && d.keeper != sess {
-		d.mod.ctx.CloseSession(d.keeper)
-	}
-	d.keeper, d.keeperGen = sess, modGen
-	d.attempts++
-	next := &link{gen: d.attempts, modGen: modGen, slot: s.number}
-	if err := d.proveAll(sess, next.gen); err != nil {
-		return err
-	}
-	d.link.Store(next)
-	d.mu.Lock()
-	d.pinLow = s.flags&p11.CKF_USER_PIN_COUNT_LOW != 0
-	d.mu.Unlock()
-	return nil
-}
-
-// login uses the PIN once. A refusal is remembered for the life of the
-// process: a retry counter of three does not survive a reconnect loop (A23).
-func (d *device) login(ctx context.Context, sess p11.SessionHandle, s slot) error {
-	if s.flags&p11.CKF_LOGIN_REQUIRED == 0 {
-		return nil
-	}
-	if s.flags&p11.CKF_USER_PIN_LOCKED != 0 {
-		return d.refuse(p11.Error(p11.CKR_PIN_LOCKED))
-	}
-	if s.flags&p11.CKF_USER_PIN_FINAL_TRY != 0 && d.pin.Empty() {
-		// Somebody failed before us; the last try is not ours to take.
-		return d.refuse(errors.New("only one try is left; log in once with the vendor's tool"))
-	}
-	if d.pin.Empty() {
-		pin, err := d.cfg.PINFor(ctx, d.uri, d.id, "to use the keys of the token")
-		if err != nil {
-			return err
-		}
-		d.pin = pin
-	}
-	err := d.mod.ctx.Login(sess, p11.CKU_USER, string(d.pin.Reveal()))
-	switch {
-	case err == nil, isCode(err, p11.CKR_USER_ALREADY_LOGGED_IN):
-		return nil
-	case classify(err) == classPIN:
-		return d.refuse(err)
-	}
-	return err
-}
-
-func (d *device) refuse(cause error) error {
-	d.count(cause)
-	f := token.ErrPINRefused.Wrap(cause, "The token is %q, serial %q.", d.id.Label, d.id.Serial)
-	registry.mu.Lock()
-	registry.refused[d.refusalKey()] = f
-	registry.mu.Unlock()
-	return f
-}
-
-// proveAll finds every known key again and tests it. At least one must be
-// there if any was known: a token without its keys is not the token.
-func (d *device) proveAll(sess p11.SessionHandle, gen uint64) error {
-	d.mu.Lock()
-	keys := make([]*Key, 0, len(d.keys))
-	for _, k := range d.keys {
-		keys = append(keys, k)
-	}
-	d.mu.Unlock()
-	good := 0
-	var missing error
-	for _, k := range keys {
-		began := time.Now()
-		err := k.resolve(sess, gen)
-		switch {
-		case err == nil:
-			good++
-			d.mu.Lock()
-			d.latency = time.Since(began)
-			d.mu.Unlock()
-		case errors.Is(err, errNoKey):
-			missing = err
-		default:
-			return err
-		}
-	}
-	if good == 0 && missing != nil {
-		return missing
-	}
-	return nil
 }
 
 // available is nil while the breaker is closed.
@@ -265,6 +145,9 @@ func (d *device) downFault(cause error) *fault.Fault {
 		cause = d.lastErr
 		d.mu.Unlock()
 	}
+	if f := fault.From(cause); f != nil && f.Definition == token.ErrModuleStuck {
+		return f // not one that ends by itself
+	}
 	return token.ErrTokenDown.Wrap(cause, "The token is %q, serial %q.", d.id.Label, d.id.Serial).After(busyRetry)
 }
 
@@ -281,60 +164,7 @@ func (d *device) lost(gen uint64, cause error) {
 	d.breaker.Set(1)
 	d.log.Error("token lost, reconnecting", "error", cause)
 	d.q.fail(d.downFault(cause))
-	go d.reconnect(gen)
-}
-
-// reconnect tries until the token is back, the PIN is refused or the keyring is
-// closed: first a new link, then the same after a new start of the module,
-// which is what most modules need after their far side was away.
-func (d *device) reconnect(gen uint64) {
-	pause := minRetry
-	for {
-		// Full jitter over the upper half keeps many processes apart that lost
-		// one HSM at the same moment.
-		timer := time.NewTimer(pause/2 + rand.N(pause/2+1))
-		select {
-		case <-d.stop:
-			timer.Stop()
-			return
-		case <-timer.C:
-		}
-		pause = min(2*pause, maxRetry)
-
-		modGen := d.mod.generation()
-		err := d.connect(context.Background(), gen)
-		if err != nil && !token.Fault(err, token.ErrPINRefused) {
-			if err = d.mod.restart(modGen, drainWait); err == nil {
-				err = d.connect(context.Background(), gen)
-			}
-		}
-		switch {
-		case err == nil:
-			d.mu.Lock()
-			away := time.Since(d.since)
-			if d.state.CompareAndSwap(down, up) {
-				d.since = time.Now()
-			}
-			d.mu.Unlock()
-			d.breaker.Set(0)
-			d.log.Info("token is back", "away", away)
-			return
-		case token.Fault(err, token.ErrPINRefused):
-			d.mu.Lock()
-			d.state.CompareAndSwap(down, refused)
-			d.since, d.lastErr = time.Now(), err
-			d.mu.Unlock()
-			d.breaker.Set(2)
-			d.log.Error("the token refuses the PIN, waiting for a person", "error", err)
-			return
-		case token.Fault(err, token.ErrClosed):
-			return
-		}
-		d.mu.Lock()
-		d.lastErr = err
-		d.mu.Unlock()
-		d.log.Debug("token still away", "error", err, "pause", pause)
-	}
+	go d.reconnect(gen, errors.Is(cause, errSilent))
 }
 
 // watch looks for signatures that do not return and tests an idle token.
@@ -351,9 +181,14 @@ func (d *device) watch() {
 		case <-t.C:
 		}
 		now := time.Now()
-		for _, w := range d.workers {
+		for i, w := range d.workers {
 			w.expire(now)
+			if n := w.replaced(); n != nil {
+				d.workers[i] = n
+				go n.run(n.active.Load())
+			}
 		}
+		d.stuck.Set(float64(d.mod.stuckNow()))
 		waiting, busy := d.q.load()
 		d.queued.Set(float64(waiting))
 		d.inUse.Set(float64(busy))
@@ -376,7 +211,7 @@ func (d *device) probe(ctx context.Context) error {
 	d.mu.Unlock()
 	began := time.Now()
 	return d.admin(ctx, 0, d.cfg.SignTimeout, func(l *link, sess p11.SessionHandle) error {
-		info, err := d.mod.ctx.GetTokenInfo(l.slot)
+		info, err := l.ctx.GetTokenInfo(l.slot)
 		if err != nil {
 			return lostError{err}
 		}
@@ -386,7 +221,7 @@ func (d *device) probe(ctx context.Context) error {
 		if key == nil {
 			return nil
 		}
-		if err := key.resolve(sess, l.gen); err != nil && !errors.Is(err, errNoKey) {
+		if err := key.resolve(l.ctx, sess, l.gen); err != nil && !errors.Is(err, errNoKey) {
 			return lostError{err}
 		}
 		d.mu.Lock()
@@ -443,25 +278,28 @@ func (d *device) admin(ctx context.Context, flags uint, limit time.Duration, f f
 	case <-ctx.Done():
 		return fmt.Errorf("hsm: %w", ctx.Err())
 	case <-timer.C:
-		err := fmt.Errorf("no answer within %v", limit)
+		err := fmt.Errorf("%w within %v", errSilent, limit)
 		d.lost(seen.Load(), err)
 		return d.downFault(err)
 	}
 }
 
 func (d *device) adminOnce(flags uint, f func(*link, p11.SessionHandle) error, seen *atomic.Uint64) (*link, error) {
-	modGen := d.mod.enter()
-	defer d.mod.leave()
+	v, err := d.mod.enter()
 	l := d.link.Load()
 	seen.Store(l.gen)
-	if l.modGen != modGen {
-		return l, p11.Error(p11.CKR_SESSION_CLOSED) // the module was started anew: connect again
-	}
-	sess, err := d.mod.ctx.OpenSession(l.slot, p11.CKF_SERIAL_SESSION|flags)
 	if err != nil {
 		return l, err
 	}
-	defer d.mod.ctx.CloseSession(sess)
+	defer v.leave()
+	if l.modGen != v.gen {
+		return l, p11.Error(p11.CKR_SESSION_CLOSED) // the module was started anew: connect again
+	}
+	sess, err := v.ctx.OpenSession(l.slot, p11.CKF_SERIAL_SESSION|flags)
+	if err != nil {
+		return l, err
+	}
+	defer v.ctx.CloseSession(sess)
 	return l, f(l, sess)
 }
 
@@ -503,6 +341,7 @@ func (d *device) health(ctx context.Context) token.Health {
 	h := token.Health{
 		Scheme: token.SchemePKCS11, Token: d.id, Keys: len(d.keys), Sessions: d.cfg.Sessions,
 		InUse: busy, Waiting: waiting, Latency: d.latency, PINLow: d.pinLow, Since: d.since,
+		Stuck: d.mod.stuckNow(),
 	}
 	if l := d.link.Load(); l != nil {
 		h.Generation = l.gen
@@ -541,12 +380,17 @@ func (d *device) close() {
 	}
 	d.connectMu.Lock()
 	defer d.connectMu.Unlock()
-	modGen := d.mod.enter()
-	defer d.mod.leave()
-	if d.keeperGen != 0 && d.keeperGen == modGen {
-		d.mod.ctx.CloseSession(d.keeper)
+	if keeper, gen := d.keeper, d.keeperGen; gen != 0 {
+		d.mod.do(drainWait, func(v visit, _ func() bool) error {
+			if gen != v.gen {
+				return nil
+			}
+			return v.ctx.CloseSession(keeper)
+		})
 	}
 	d.keeperGen = 0
+	d.pinMu.Lock()
+	defer d.pinMu.Unlock()
 	d.pin.Wipe()
 	d.pin = token.Secret{}
 }

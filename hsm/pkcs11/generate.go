@@ -35,9 +35,9 @@ func (s *Store) Generate(ctx context.Context, u token.URI, spec token.Spec) (tok
 	}
 	var k *Key
 	err = d.admin(ctx, p11.CKF_RW_SESSION, generateLimit, func(l *link, sess p11.SessionHandle) error {
-		d.genMu.Lock()
-		defer d.genMu.Unlock()
-		if err := d.nameIsFree(sess, u); err != nil {
+		l.genMu.Lock()
+		defer l.genMu.Unlock()
+		if err := nameIsFree(l, sess, u); err != nil {
 			return err
 		}
 		k, err = d.generate(sess, l, u, spec)
@@ -53,10 +53,10 @@ func (s *Store) Generate(ctx context.Context, u token.URI, spec token.Spec) (tok
 
 // nameIsFree refuses a name or an id that any key has: tokens accept twins, and
 // then no URI can tell them apart.
-func (d *device) nameIsFree(sess p11.SessionHandle, u token.URI) error {
+func nameIsFree(l *link, sess p11.SessionHandle, u token.URI) error {
 	for _, by := range []token.URI{{Object: u.Object}, {ID: u.ID}} {
 		for _, class := range []uint{p11.CKO_PRIVATE_KEY, p11.CKO_PUBLIC_KEY} {
-			h, err := findObjects(d.mod.ctx, sess, class, by)
+			h, err := findObjects(l.ctx, sess, class, by)
 			if err != nil {
 				return err
 			}
@@ -98,9 +98,9 @@ func (d *device) generate(sess p11.SessionHandle, l *link, u token.URI, spec tok
 		p11.NewAttribute(p11.CKA_SIGN_RECOVER, false),
 		p11.NewAttribute(p11.CKA_MODIFIABLE, false),
 	}
-	pubH, privH, err := d.mod.ctx.GenerateKeyPair(sess, mech, public, append(private[:len(private):len(private)], optional...))
+	pubH, privH, err := l.ctx.GenerateKeyPair(sess, mech, public, append(private[:len(private):len(private)], optional...))
 	if isCode(err, p11.CKR_ATTRIBUTE_TYPE_INVALID) || isCode(err, p11.CKR_TEMPLATE_INCONSISTENT) {
-		pubH, privH, err = d.mod.ctx.GenerateKeyPair(sess, mech, public, private)
+		pubH, privH, err = l.ctx.GenerateKeyPair(sess, mech, public, private)
 	}
 	if err != nil {
 		return nil, err
@@ -108,14 +108,14 @@ func (d *device) generate(sess p11.SessionHandle, l *link, u token.URI, spec tok
 	k, err := d.adopt(sess, l, u, pubH, privH)
 	if err != nil {
 		// Nothing was signed with it, so nothing is lost.
-		return nil, errors.Join(err, d.mod.ctx.DestroyObject(sess, privH), d.mod.ctx.DestroyObject(sess, pubH))
+		return nil, errors.Join(err, l.ctx.DestroyObject(sess, privH), l.ctx.DestroyObject(sess, pubH))
 	}
 	return k, nil
 }
 
 // adopt checks that the token made what it was asked for.
 func (d *device) adopt(sess p11.SessionHandle, l *link, u token.URI, pubH, privH p11.ObjectHandle) (*Key, error) {
-	pub, err := readPublic(d.mod.ctx, sess, pubH)
+	pub, err := readPublic(l.ctx, sess, pubH)
 	if err != nil {
 		return nil, err
 	}
@@ -124,13 +124,13 @@ func (d *device) adopt(sess p11.SessionHandle, l *link, u token.URI, pubH, privH
 		return nil, err
 	}
 	var a token.Attributes
-	if err := readAttributes(d.mod.ctx, sess, privH, &a); err != nil {
+	if err := readAttributes(l.ctx, sess, privH, &a); err != nil {
 		return nil, err
 	}
 	if a.Sensitive == token.No || a.Extractable == token.Yes || a.Decrypt == token.Yes || a.Unwrap == token.Yes || a.Derive == token.Yes {
 		return nil, token.ErrKeyUnsafe.New("The token did not honour the template.")
 	}
-	return k, k.resolve(sess, l.gen)
+	return k, k.resolve(l.ctx, sess, l.gen)
 }
 
 func publicTemplate(alg token.Algorithm) ([]*p11.Mechanism, []*p11.Attribute, error) {

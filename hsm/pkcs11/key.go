@@ -175,19 +175,15 @@ func pssMechanism(h crypto.Hash, o *rsa.PSSOptions) ([]*p11.Mechanism, error) {
 	return []*p11.Mechanism{p11.NewMechanism(p11.CKM_RSA_PKCS_PSS, p11.NewPSSParams(p[0], p[1], uint(salt)))}, nil
 }
 
-// raw is SignInit and Sign. The caller owns sess and has entered the module.
-func (k *Key) raw(sess p11.SessionHandle, h p11.ObjectHandle, in input) ([]byte, error) {
-	ctx := k.d.mod.ctx
+// raw is SignInit and Sign. The caller owns sess and is in a visit with ctx.
+func (k *Key) raw(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, in input) ([]byte, error) {
 	if err := ctx.SignInit(sess, in.mech, h); err != nil {
 		return nil, err
 	}
 	if k.alwaysAuth {
 		// PKCS #11 v3.1, Section 5.6.8: CKA_ALWAYS_AUTHENTICATE wants this
 		// login between the two calls.
-		k.d.connectMu.Lock()
-		pin := string(k.d.pin.Reveal())
-		k.d.connectMu.Unlock()
-		if err := ctx.Login(sess, p11.CKU_CONTEXT_SPECIFIC, pin); err != nil {
+		if err := ctx.Login(sess, p11.CKU_CONTEXT_SPECIFIC, k.d.revealPIN()); err != nil {
 			return nil, err
 		}
 	}
@@ -256,8 +252,8 @@ func (k *Key) forget(gen uint64) {
 
 // resolve finds the key in sess and tests it before its handle is used: after
 // a loss, the same name may belong to another key.
-func (k *Key) resolve(sess p11.SessionHandle, gen uint64) error {
-	handles, err := findObjects(k.d.mod.ctx, sess, p11.CKO_PRIVATE_KEY, k.uri)
+func (k *Key) resolve(ctx *p11.Ctx, sess p11.SessionHandle, gen uint64) error {
+	handles, err := findObjects(ctx, sess, p11.CKO_PRIVATE_KEY, k.uri)
 	switch {
 	case err != nil:
 		return err
@@ -267,21 +263,26 @@ func (k *Key) resolve(sess p11.SessionHandle, gen uint64) error {
 	case len(handles) > 1:
 		return token.ErrKeyAmbiguous.New("%s matches %d keys.", k.name, len(handles))
 	}
-	if err := k.prove(sess, handles[0]); err != nil {
+	if err := k.prove(ctx, sess, handles[0]); err != nil {
 		return err
 	}
-	k.found.Store(&found{gen: gen, handle: handles[0]})
-	return nil
+	for next := (&found{gen: gen, handle: handles[0]}); ; {
+		// A call that hung may end here long after the link it was made for.
+		f := k.found.Load()
+		if f != nil && f.gen > gen || k.found.CompareAndSwap(f, next) {
+			return nil
+		}
+	}
 }
 
 // prove has the handle sign a challenge.
-func (k *Key) prove(sess p11.SessionHandle, h p11.ObjectHandle) error {
+func (k *Key) prove(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle) error {
 	return token.Prove(k.pub, func(digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 		in, err := k.prepare(digest, opts)
 		if err != nil {
 			return nil, err
 		}
-		raw, err := k.raw(sess, h, in)
+		raw, err := k.raw(ctx, sess, h, in)
 		if err != nil {
 			return nil, err
 		}

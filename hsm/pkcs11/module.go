@@ -3,10 +3,13 @@
 package pkcs11
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
@@ -22,15 +25,13 @@ var registry = struct {
 	modules map[string]*module
 	env     map[string][][2]string
 	refused map[string]error // tokens that refused a PIN (A23)
+	asking  map[string]bool  // tokens that have not answered yet to a PIN nobody knows to be right
 }{
 	modules: map[string]*module{},
 	env:     map[string][][2]string{},
 	refused: map[string]error{},
+	asking:  map[string]bool{},
 }
-
-// initMu serialises C_Initialize over all modules: SoftHSM does not guard it,
-// and the environment of [SetModuleEnv] is the process's own.
-var initMu sync.Mutex
 
 // SetModuleEnv sets an environment variable that a module reads when it is
 // initialised, each time it is. Two copies of one module can so have different
@@ -57,102 +58,157 @@ func realPath(path string) (string, error) {
 	return p, nil
 }
 
+// errSilent is that a call into a module did not return in time.
+var errSilent = errors.New("the module does not answer")
+
+// errNoInstance is what a module without an instance says to every call: the
+// same as one that is not initialised.
+const errNoInstance = p11.Error(p11.CKR_CRYPTOKI_NOT_INITIALIZED)
+
 // module is one shared object. Calls into it happen between enter and leave;
 // re-initialisation waits until none is in flight, because C_Finalize under a
-// running call crashes the process.
+// running call crashes the process. Where calls do not end, the instance they
+// are in is given up for another.
 type module struct {
-	path string
-	ctx  *p11.Ctx
+	path   string
+	serial bool // takes one call at a time, see oneCallOnly
 
 	openMu sync.Mutex // held while a token is opened for the first time
 
-	mu       sync.Mutex
-	inflight int
-	closed   bool // being re-initialised
-	change   sync.Cond
-	gen      uint64 // rises with each initialisation
+	mu     sync.Mutex
+	change sync.Cond
+	inst   *instance // nil: there is none
+	closed bool      // being re-initialised
+	gen    uint64    // rises with each initialisation
+
+	// Of package file instance.go.
+	sum       [32]byte // of the file, when it was loaded first
+	loaded    int
+	spare     []*instance // given up once, and well again
+	stuck     int         // given up, with calls in them
+	initTook  time.Duration
+	pause     time.Duration
+	notBefore time.Time
 }
 
-// loadModule loads and initialises the module, once per process.
-func loadModule(path string) (*module, error) {
+// moduleAt is the one module of a path. It is not loaded yet.
+func moduleAt(path string) (*module, error) {
 	path, err := realPath(path)
 	if err != nil {
 		return nil, err
 	}
 	registry.mu.Lock()
 	defer registry.mu.Unlock()
-	if m := registry.modules[path]; m != nil {
-		return m, nil
+	m := registry.modules[path]
+	if m == nil {
+		m = &module{path: path}
+		m.change.L = &m.mu
+		registry.modules[path] = m
 	}
-	initMu.Lock()
-	err = setEnv(registry.env[path]) // p11-kit-client reads its address while it is loaded
-	ctx := p11.New(path)
-	initMu.Unlock()
-	if err != nil {
-		return nil, token.ErrModule.Wrap(err, "Its environment cannot be set.")
-	}
-	if ctx == nil {
-		return nil, token.ErrModule.New("%s is not a PKCS #11 module.", path)
-	}
-	m := &module{path: path, ctx: ctx, gen: 1}
-	m.change.L = &m.mu
-	if err := m.initialize(registry.env[path]); err != nil {
-		// The object stays loaded: unloading is what crashes. A later try
-		// loads it again, which the dynamic linker counts and nothing more.
-		return nil, token.ErrTokenDown.Wrap(err, "The module %s does not initialise.", path).After(minRetry)
-	}
-	registry.modules[path] = m
 	return m, nil
 }
 
-func (m *module) initialize(env [][2]string) error {
-	initMu.Lock()
-	defer initMu.Unlock()
-	if err := setEnv(env); err != nil {
-		return err
-	}
-	err := m.ctx.Initialize()
-	if isCode(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+// load makes the module ready if it is not. The caller holds openMu.
+func (m *module) load(log *slog.Logger) error {
+	m.mu.Lock()
+	ready, gen := m.inst != nil && m.inst.ready, m.gen
+	m.mu.Unlock()
+	if ready {
 		return nil
 	}
-	return err
-}
-
-func setEnv(env [][2]string) error {
-	for _, e := range env {
-		if err := os.Setenv(e[0], e[1]); err != nil {
-			return err
-		}
+	err := m.restart(gen, log)
+	if err == nil || token.Fault(err, token.ErrModule) || token.Fault(err, token.ErrModuleStuck) {
+		return err
 	}
-	return nil
+	return token.ErrTokenDown.Wrap(err, "The module %s does not initialise.", m.path).After(minRetry)
 }
 
-// enter begins a call and gives the generation it runs in. It waits while the
-// module is re-initialised.
-func (m *module) enter() uint64 {
+// visit is one stay in a module: what is called and in which generation.
+// Sessions and handles are of that instance and mean something else, or
+// nothing, in the next; so who is in a visit uses its ctx and no other.
+type visit struct {
+	m    *module
+	inst *instance
+	ctx  *p11.Ctx
+	gen  uint64
+}
+
+// enter begins a visit. It waits while the module is re-initialised, or busy if
+// it takes one call at a time.
+func (m *module) enter() (visit, error) {
 	m.mu.Lock()
-	for m.closed {
+	defer m.mu.Unlock()
+	for m.closed || m.serial && m.inst != nil && m.inst.inflight > 0 {
 		m.change.Wait()
 	}
-	m.inflight++
-	gen := m.gen
-	m.mu.Unlock()
-	return gen
-}
-
-func (m *module) leave() {
-	m.mu.Lock()
-	m.inflight--
-	if m.inflight == 0 && m.closed {
-		m.change.Broadcast()
+	if m.inst == nil {
+		return visit{}, errNoInstance
 	}
-	m.mu.Unlock()
+	m.inst.inflight++
+	return visit{m: m, inst: m.inst, ctx: m.inst.ctx, gen: m.gen}, nil
 }
 
-// restart finalises and initialises the module, unless somebody did since gen.
-// It gives up if calls are still in flight after wait: a call that hangs holds
-// the module, and only the far side can end it.
-func (m *module) restart(gen uint64, wait time.Duration) error {
+func (v visit) leave() { v.m.release(v.inst) }
+
+func (m *module) release(inst *instance) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	inst.inflight--
+	switch {
+	case inst.givenUp.Load():
+		if inst.inflight == 0 {
+			go m.reclaim(inst)
+		}
+	case m.closed:
+		if inst.inflight == 0 {
+			m.change.Broadcast()
+		}
+	case m.serial:
+		m.change.Signal()
+	}
+}
+
+// do makes a visit in a goroutine of its own and stops waiting for it when it
+// makes no progress for limit. f calls alive before each step: it says that the
+// last one ended, and is told whether anybody still waits. What f writes may be
+// read only if do did not return errSilent.
+func (m *module) do(limit time.Duration, f func(v visit, alive func() bool) error) error {
+	var left atomic.Bool
+	beat, done := make(chan struct{}, 1), make(chan error, 1)
+	alive := func() bool {
+		select {
+		case beat <- struct{}{}:
+		default:
+		}
+		return !left.Load()
+	}
+	go func() {
+		v, err := m.enter()
+		if err == nil {
+			if err = errSilent; alive() {
+				err = f(v, alive)
+			}
+			v.leave()
+		}
+		done <- err
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-beat:
+			timer.Reset(limit)
+		case <-timer.C:
+			left.Store(true)
+			return fmt.Errorf("%w within %v", errSilent, limit)
+		}
+	}
+}
+
+// restart initialises the module anew, unless somebody did since gen.
+func (m *module) restart(gen uint64, log *slog.Logger) error {
 	m.mu.Lock()
 	for m.closed {
 		m.change.Wait()
@@ -162,6 +218,44 @@ func (m *module) restart(gen uint64, wait time.Duration) error {
 		return nil
 	}
 	m.closed = true
+	inst := m.inst
+	if inst != nil && !m.drained(inst, drainWait) {
+		m.giveUp(inst, log)
+		inst = nil
+	}
+	m.mu.Unlock()
+
+	var err error
+	if inst != nil {
+		err = m.finalize(inst, log)
+		if errors.Is(err, errSilent) {
+			inst = nil
+		}
+	}
+	if inst == nil {
+		inst, err = m.another()
+	}
+	if inst != nil {
+		ierr := m.initialize(inst, log)
+		if errors.Is(ierr, errSilent) {
+			inst = nil
+		}
+		if err == nil {
+			err = ierr
+		}
+	}
+
+	m.mu.Lock()
+	m.inst = inst
+	m.closed = false
+	m.gen++ // even a failed attempt ends what the old sessions were
+	m.change.Broadcast()
+	m.mu.Unlock()
+	return err
+}
+
+// drained waits until no call is in flight, for so long. The caller holds mu.
+func (m *module) drained(inst *instance, wait time.Duration) bool {
 	expired := false
 	timer := time.AfterFunc(wait, func() {
 		m.mu.Lock()
@@ -169,38 +263,11 @@ func (m *module) restart(gen uint64, wait time.Duration) error {
 		m.change.Broadcast()
 		m.mu.Unlock()
 	})
-	for m.inflight > 0 && !expired {
+	defer timer.Stop()
+	for inst.inflight > 0 && !expired {
 		m.change.Wait()
 	}
-	timer.Stop()
-	busy := m.inflight
-	m.mu.Unlock()
-
-	var err error
-	if busy > 0 {
-		err = fmt.Errorf("%d calls hang in the module", busy)
-	} else {
-		err = m.ctx.Finalize()
-		if isCode(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) {
-			err = nil
-		}
-		registry.mu.Lock()
-		env := registry.env[m.path]
-		registry.mu.Unlock()
-		if ierr := m.initialize(env); err == nil {
-			err = ierr
-		}
-	}
-
-	m.mu.Lock()
-	m.closed = false
-	if busy == 0 {
-		// Even a failed attempt ends what the old sessions were.
-		m.gen++
-	}
-	m.change.Broadcast()
-	m.mu.Unlock()
-	return err
+	return inst.inflight == 0
 }
 
 func (m *module) generation() uint64 {
@@ -209,66 +276,11 @@ func (m *module) generation() uint64 {
 	return m.gen
 }
 
-// slots lists the present tokens that match u. The caller has entered.
-func (m *module) slots(u token.URI) ([]slot, error) {
-	ids, err := m.ctx.GetSlotList(true)
-	if err != nil {
-		return nil, err
-	}
-	var found []slot
-	for _, id := range ids {
-		info, err := m.ctx.GetTokenInfo(id)
-		if err != nil {
-			continue // another token's trouble, or ours: then it is not found
-		}
-		if info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 {
-			continue
-		}
-		s := slot{number: id, flags: info.Flags, id: token.ID{
-			Label:        trim(info.Label),
-			Manufacturer: trim(info.ManufacturerID),
-			Model:        trim(info.Model),
-			Serial:       trim(info.SerialNumber),
-			Firmware:     fmt.Sprintf("%d.%d", info.FirmwareVersion.Major, info.FirmwareVersion.Minor),
-		}}
-		if info.MaxSessionCount > 0 && info.MaxSessionCount < 1<<16 {
-			s.sessions = int(info.MaxSessionCount)
-		}
-		if match(u.Token, s.id.Label) && match(u.Serial, s.id.Serial) &&
-			match(u.Model, s.id.Model) && match(u.Manufacturer, s.id.Manufacturer) {
-			found = append(found, s)
+func setEnv(env [][2]string) error {
+	for _, e := range env {
+		if err := os.Setenv(e[0], e[1]); err != nil {
+			return err
 		}
 	}
-	return found, nil
-}
-
-// one is the only token that matches u.
-func (m *module) one(u token.URI) (slot, error) {
-	found, err := m.slots(u)
-	switch {
-	case err != nil:
-		return slot{}, err
-	case len(found) == 0:
-		return slot{}, errNoToken
-	case len(found) > 1:
-		return slot{}, token.ErrKeyAmbiguous.New("%d tokens match; name the serial.", len(found))
-	}
-	return found[0], nil
-}
-
-type slot struct {
-	number   uint
-	flags    uint
-	sessions int // most that the token allows, 0 = not said
-	id       token.ID
-}
-
-func match(want, got string) bool { return want == "" || want == got }
-
-// trim removes the padding of PKCS #11 fixed-length texts.
-func trim(s string) string {
-	for len(s) > 0 && (s[len(s)-1] == ' ' || s[len(s)-1] == 0) {
-		s = s[:len(s)-1]
-	}
-	return s
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -45,18 +46,18 @@ func (s *Store) Signer(ctx context.Context, u token.URI) (token.Signer, error) {
 		if err != nil {
 			return err
 		}
-		pub, err := publicKey(d.mod.ctx, sess, h, u)
+		pub, err := publicKey(l.ctx, sess, h, u)
 		if err != nil {
 			return err
 		}
-		always, err := flag(d.mod.ctx, sess, h, p11.CKA_ALWAYS_AUTHENTICATE)
+		always, err := flag(l.ctx, sess, h, p11.CKA_ALWAYS_AUTHENTICATE)
 		if err != nil {
 			return err
 		}
 		if k, err = newKey(d, u, pub, always == token.Yes); err != nil {
 			return err
 		}
-		return k.resolve(sess, l.gen)
+		return k.resolve(l.ctx, sess, l.gen)
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ func (s *Store) Attributes(ctx context.Context, u token.URI) (token.Attributes, 
 		if err != nil {
 			return err
 		}
-		pub, err := publicKey(d.mod.ctx, sess, h, u)
+		pub, err := publicKey(l.ctx, sess, h, u)
 		if err != nil {
 			return err
 		}
@@ -88,7 +89,7 @@ func (s *Store) Attributes(ctx context.Context, u token.URI) (token.Attributes, 
 		if a.SPKI, err = x509.MarshalPKIXPublicKey(pub); err != nil {
 			return token.ErrUnsupported.Wrap(err, "The public key has no standard form.")
 		}
-		return readAttributes(d.mod.ctx, sess, h, &a)
+		return readAttributes(l.ctx, sess, h, &a)
 	})
 	if err != nil {
 		return token.Attributes{}, err // what was filled may still be written to
@@ -110,7 +111,7 @@ func (s *Store) Certificate(ctx context.Context, u token.URI) (*x509.Certificate
 		h, err := d.findPrivate(sess, l, u)
 		switch {
 		case err == nil:
-			id, err := attribute(d.mod.ctx, sess, h, p11.CKA_ID)
+			id, err := attribute(l.ctx, sess, h, p11.CKA_ID)
 			if err != nil {
 				return err
 			}
@@ -120,7 +121,7 @@ func (s *Store) Certificate(ctx context.Context, u token.URI) (*x509.Certificate
 		case !token.Fault(err, token.ErrKeyNotFound):
 			return err
 		}
-		cert, err = findCertificate(d.mod.ctx, sess, by)
+		cert, err = findCertificate(l.ctx, sess, by)
 		return err
 	})
 	if err != nil {
@@ -206,7 +207,7 @@ func (s *Store) opened(u token.URI) (*device, error) {
 }
 
 func (s *Store) open(u token.URI) (*device, error) {
-	m, err := loadModule(u.ModulePath)
+	m, err := moduleAt(u.ModulePath)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +216,10 @@ func (s *Store) open(u token.URI) (*device, error) {
 	if d, err := s.opened(u); d != nil || err != nil {
 		return d, err
 	}
-	sl, err := m.look(u)
+	if err := m.load(s.cfg.Log); err != nil {
+		return nil, err
+	}
+	sl, err := m.look(u, s.cfg)
 	if err != nil {
 		return nil, openFault(err, u)
 	}
@@ -245,25 +249,43 @@ func (s *Store) open(u token.URI) (*device, error) {
 
 // look finds the token of u. If the module shows no token at all, it is started
 // anew once: a network module that lost its server shows an empty slot list for
-// ever. It is left alone while it shows others, whose sessions would end.
-func (m *module) look(u token.URI) (slot, error) {
-	gen := m.enter()
-	sl, err := m.one(u)
-	all, _ := m.slots(token.URI{})
-	m.leave()
-	if err == nil || len(all) > 0 {
+// ever. It is left alone while it shows others, whose sessions would end. A
+// module that hangs is started anew too.
+func (m *module) look(u token.URI, cfg token.Config) (slot, error) {
+	gen := m.generation()
+	sl, all, err := m.lookOnce(u, cfg)
+	if err == nil || all > 0 {
 		return sl, err
 	}
-	if rerr := m.restart(gen, drainWait); rerr != nil {
-		return sl, errors.Join(err, rerr)
+	if rerr := m.restart(gen, cfg.Log); rerr != nil {
+		return sl, fmt.Errorf("%w, after: %w", rerr, err)
 	}
-	m.enter()
-	defer m.leave()
-	return m.one(u)
+	sl, _, err = m.lookOnce(u, cfg)
+	return sl, err
+}
+
+// lookOnce finds the token of u and counts all tokens.
+func (m *module) lookOnce(u token.URI, cfg token.Config) (slot, int, error) {
+	var found slot
+	var all []slot
+	var miss error
+	if err := m.do(cfg.SignTimeout, func(v visit, _ func() bool) (err error) {
+		if found, miss = v.one(u); miss != nil {
+			all, _ = v.slots(token.URI{})
+		}
+		return nil
+	}); err != nil {
+		return slot{}, 0, err
+	}
+	return found, len(all), miss
 }
 
 func openFault(err error, u token.URI) error {
-	if errors.Is(err, errNoToken) || classify(err) == classToken || classify(err) == classDoubtful {
+	switch {
+	case token.Fault(err, token.ErrModuleStuck):
+		return err
+	case errors.Is(err, errNoToken), errors.Is(err, errSilent), errors.Is(err, errPaused), errors.Is(err, errUnanswered),
+		classify(err) == classToken, classify(err) == classDoubtful:
 		return token.ErrTokenDown.Wrap(err, "No token matches %s.", token.URI{Scheme: u.Scheme, Token: u.Token, Serial: u.Serial}.Key()).After(busyRetry)
 	}
 	return wrapCode(err)
@@ -271,7 +293,7 @@ func openFault(err error, u token.URI) error {
 
 // findPrivate is the one private key that u names.
 func (d *device) findPrivate(sess p11.SessionHandle, l *link, u token.URI) (p11.ObjectHandle, error) {
-	h, err := findObjects(d.mod.ctx, sess, p11.CKO_PRIVATE_KEY, u)
+	h, err := findObjects(l.ctx, sess, p11.CKO_PRIVATE_KEY, u)
 	switch {
 	case err != nil:
 		return 0, err

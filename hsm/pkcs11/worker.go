@@ -18,28 +18,35 @@ type worker struct {
 	d        *device
 	reserved bool
 
-	sess   p11.SessionHandle
-	link   *link                   // the link sess belongs to; nil = no session
-	active atomic.Pointer[request] // for the watch to see
+	sess p11.SessionHandle
+	link *link // the link sess belongs to; nil = no session
+
+	// For the watch to see. Who takes active away ends the work on it.
+	active   atomic.Pointer[request]
+	visiting atomic.Pointer[instance] // while the worker is in a module
 }
 
-func (w *worker) run() {
-	defer w.d.wg.Done()
-	defer w.drop()
-	var r *request
+// run works until the queue is closed. r is the request of the worker that this
+// one replaces, nil if there is none.
+func (w *worker) run(r *request) {
 	for {
+		w.active.Store(nil)
 		if r = w.d.q.next(r, w.reserved); r == nil {
-			return
+			break
 		}
 		r.began, r.gen = time.Now(), w.d.link.Load().gen
 		w.active.Store(r)
 		sig, err := w.sign(r)
-		w.active.Store(nil)
 		if err == nil {
 			w.d.lastUse.Store(r.began.UnixNano())
 		}
 		r.settle(sig, err)
+		if !w.active.CompareAndSwap(r, nil) {
+			return // somebody works in our place
+		}
 	}
+	w.drop()
+	w.d.wg.Done()
 }
 
 // expire gives up on a signature that takes longer than allowed. The thread
@@ -49,9 +56,23 @@ func (w *worker) expire(now time.Time) {
 	if r == nil || now.Sub(r.began) < w.d.cfg.SignTimeout {
 		return
 	}
-	err := fmt.Errorf("a signature took longer than %v", w.d.cfg.SignTimeout)
+	err := fmt.Errorf("%w: a signature took longer than %v", errSilent, w.d.cfg.SignTimeout)
 	w.d.lost(r.gen, err)
 	r.settle(nil, w.d.downFault(err))
+}
+
+// replaced is a worker in the place of w, if w is in an instance that was given
+// up: its call may never return. It takes over the request, for the queue to
+// count, and the place in the device's wait group.
+func (w *worker) replaced() *worker {
+	r, inst := w.active.Load(), w.visiting.Load()
+	if r == nil || inst == nil || !inst.givenUp.Load() || !w.active.CompareAndSwap(r, nil) {
+		return nil
+	}
+	r.settle(nil, w.d.downFault(errSilent))
+	n := &worker{d: w.d, reserved: w.reserved}
+	n.active.Store(r)
+	return n
 }
 
 // sign signs, with one retry for a lost session and one for a lost login, which
@@ -110,16 +131,23 @@ func (w *worker) sign(r *request) ([]byte, error) {
 // once is one signature in the worker's session.
 func (w *worker) once(r *request) ([]byte, *link, error) {
 	d := w.d
-	modGen := d.mod.enter()
-	defer d.mod.leave()
+	v, err := d.mod.enter()
 	l := d.link.Load()
-	if l.modGen != modGen {
+	if err != nil {
+		return nil, l, err
+	}
+	w.visiting.Store(v.inst)
+	defer func() {
+		w.visiting.Store(nil)
+		v.leave()
+	}()
+	if l.modGen != v.gen {
 		// Another token of the module made it start anew: our login is gone.
 		return nil, l, p11.Error(p11.CKR_USER_NOT_LOGGED_IN)
 	}
 	if w.link != l {
-		w.dropEntered(modGen)
-		sess, err := d.mod.ctx.OpenSession(l.slot, p11.CKF_SERIAL_SESSION)
+		w.dropIn(v)
+		sess, err := v.ctx.OpenSession(l.slot, p11.CKF_SERIAL_SESSION)
 		if err != nil {
 			return nil, l, err
 		}
@@ -132,7 +160,7 @@ func (w *worker) once(r *request) ([]byte, *link, error) {
 		}
 		h, _ = r.key.handle(l.gen)
 	}
-	raw, err := r.key.raw(w.sess, h, r.in)
+	raw, err := r.key.raw(v.ctx, w.sess, h, r.in)
 	if err != nil {
 		if isCode(err, p11.CKR_OBJECT_HANDLE_INVALID) || isCode(err, p11.CKR_KEY_HANDLE_INVALID) {
 			// Deleted and perhaps made anew by somebody else, or all is gone:
@@ -142,7 +170,7 @@ func (w *worker) once(r *request) ([]byte, *link, error) {
 				return nil, l, err
 			}
 			h, _ = r.key.handle(l.gen)
-			raw, err = r.key.raw(w.sess, h, r.in)
+			raw, err = r.key.raw(v.ctx, w.sess, h, r.in)
 		}
 		if err != nil {
 			return nil, l, err
@@ -156,7 +184,7 @@ func (w *worker) once(r *request) ([]byte, *link, error) {
 // reasons, which PKCS #11 reports in the same way: the token is gone, the login
 // is gone, or the key is gone.
 func (w *worker) find(k *Key, l *link) error {
-	err := k.resolve(w.sess, l.gen)
+	err := k.resolve(l.ctx, w.sess, l.gen)
 	if !errors.Is(err, errNoKey) {
 		return err
 	}
@@ -164,11 +192,11 @@ func (w *worker) find(k *Key, l *link) error {
 }
 
 func (d *device) whyNoKey(sess p11.SessionHandle, l *link, u token.URI) error {
-	info, err := d.mod.ctx.GetTokenInfo(l.slot)
+	info, err := l.ctx.GetTokenInfo(l.slot)
 	if err != nil {
 		return lostError{err}
 	}
-	si, err := d.mod.ctx.GetSessionInfo(sess)
+	si, err := l.ctx.GetSessionInfo(sess)
 	if err != nil {
 		return err
 	}
@@ -184,15 +212,19 @@ func (w *worker) drop() {
 	if w.link == nil {
 		return
 	}
-	modGen := w.d.mod.enter()
-	w.dropEntered(modGen)
-	w.d.mod.leave()
+	if v, err := w.d.mod.enter(); err == nil {
+		w.visiting.Store(v.inst)
+		w.dropIn(v)
+		w.visiting.Store(nil)
+		v.leave()
+	}
+	w.link = nil
 }
 
-func (w *worker) dropEntered(modGen uint64) {
+func (w *worker) dropIn(v visit) {
 	// A handle from before a re-initialisation may be somebody else's now.
-	if w.link != nil && w.link.modGen == modGen {
-		w.d.mod.ctx.CloseSession(w.sess)
+	if w.link != nil && w.link.modGen == v.gen {
+		v.ctx.CloseSession(w.sess)
 	}
 	w.link = nil
 }

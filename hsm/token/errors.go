@@ -32,6 +32,8 @@ var (
 		"Too many signatures wait for this token.", "Try again later, or give the token more sessions.")
 	ErrModule = fault.Define(fault.Invalid, "hsm-module-invalid",
 		"The PKCS #11 module cannot be loaded.", "Correct module-path; it must name an installed shared object.")
+	ErrModuleStuck = fault.Define(fault.Unavailable, "hsm-module-stuck",
+		"Calls hang in the PKCS #11 module and no further instance of it may be loaded.", "Restart the service, then find out why the token does not answer.")
 	ErrOperation = fault.Define(fault.Internal, "hsm-operation-failed",
 		"The token answered with an error but is alive.", "See the log for the token's return code.")
 	ErrFile = fault.Define(fault.Invalid, "hsm-file-invalid",

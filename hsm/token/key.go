@@ -188,6 +188,7 @@ type Health struct {
 	Generation uint64        // rises with each reconnection
 	Latency    time.Duration // of the last test signature
 	PINLow     bool          // the token says that a wrong PIN was tried since the last login
+	Stuck      int           // instances of the token's module that were given up because calls hang in them
 	LastError  string
 	Since      time.Time // of this state
 }

@@ -13,6 +13,7 @@ type Metrics struct {
 	InUse   *prometheus.GaugeVec     // sessions that sign at this moment
 	Waiting *prometheus.GaugeVec     // requests in the queue
 	Breaker *prometheus.GaugeVec     // 0 up, 1 down, 2 PIN refused
+	Stuck   *prometheus.GaugeVec     // instances of the token's module that were given up
 }
 
 // NewMetrics makes the figures and registers them; reg may be nil. A second
@@ -40,6 +41,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "hallmark_hsm_breaker_state",
 			Help: "State of the token: 0 up, 1 down and reconnecting, 2 PIN refused.",
 		}, []string{"token"}),
+		Stuck: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "hallmark_hsm_stuck_instances",
+			Help: "Instances of the token's module that were given up because calls hang in them.",
+		}, []string{"token"}),
 	}
 	if reg == nil {
 		return m
@@ -49,6 +54,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.InUse = register(reg, m.InUse)
 	m.Waiting = register(reg, m.Waiting)
 	m.Breaker = register(reg, m.Breaker)
+	m.Stuck = register(reg, m.Stuck)
 	return m
 }
 
