@@ -20,7 +20,12 @@ type FsckRow struct {
 	Record
 	Leaf      *tlog.Leaf // that the certificate names; nil if there is none
 	LeafOf    []byte     // serial number that the leaf's row names
+	LeafAt    time.Time  // when the leaf was made
 	KeyHolder string     // who has the key, "" if nobody
+	KeyState  string     // of the key: bound, compromised
+	KeyWhy    bool       // there is a reason for a key that is not bound
+	// Broken tells that the reservation is not as it was written.
+	Broken error
 	// HasIdentity tells whether the identity that it was made for is there.
 	HasIdentity bool
 }
@@ -30,6 +35,8 @@ type FsckLeaf struct {
 	tlog.Leaf
 	Serial []byte
 	DER    []byte // of the certificate with that serial number; nil if there is none
+	// Genuine tells whether serial number and time are those it was made with.
+	Genuine bool
 }
 
 // FsckIdentity is an identity and the reservation it names.
@@ -42,6 +49,9 @@ type FsckIdentity struct {
 	Reservation int64
 	InstalledAt time.Time
 	Evidence    []byte
+	Rekeys      int
+	Replaced    int     // reservations before the current one
+	Genuine     bool    // what its commit says, or that there was none, is as written
 	Record      *Record // nil if the reservation does not exist
 }
 
@@ -66,12 +76,14 @@ type FsckStore interface {
 //     passes the lints
 //   - every certificate is in the log, and every leaf of issuance has its certificate
 //   - no identity has two live certificates, and one key has one holder
-func Fsck(ctx context.Context, s FsckStore, now time.Time) ([]fsck.Finding, error) {
+//   - every installed unit's proof still proves it, if proof is not nil
+//   - nothing else wrote in the rows
+func Fsck(ctx context.Context, s FsckStore, now time.Time, proof Proof) ([]fsck.Finding, error) {
 	l, err := lint.New()
 	if err != nil {
 		return nil, err
 	}
-	f := &issuanceCheck{now: now, linter: l, auth: map[string]*x509.Certificate{}, alg: map[string][]byte{}, live: map[string]string{}}
+	f := &issuanceCheck{now: now, proof: proof, linter: l, auth: map[string]*x509.Certificate{}, alg: map[string][]byte{}, live: map[string]string{}}
 	rows, err := s.Authorities(ctx)
 	if err != nil {
 		f.add("authority", "table authorities", "%v", err)
@@ -95,8 +107,13 @@ func Fsck(ctx context.Context, s FsckStore, now time.Time) ([]fsck.Finding, erro
 	return f.found, err
 }
 
+// Proof verifies the signature that a device gave when its certificate was
+// installed (S12).
+type Proof func(unit string, serial Serial, certificate, evidence []byte) error
+
 type issuanceCheck struct {
 	now    time.Time
+	proof  Proof
 	linter *lint.Linter
 	found  []fsck.Finding
 	auth   map[string]*x509.Certificate
@@ -143,6 +160,17 @@ func (f *issuanceCheck) record(r FsckRow) error {
 	if !bytes.Equal(draft.SerialNumber.FillBytes(make([]byte, SerialLen)), r.Serial[:]) || sha256.Sum256(draft.RawSubjectPublicKeyInfo) != r.SPKI ||
 		!draft.NotBefore.Equal(r.NotBefore) || !draft.NotAfter.Equal(r.NotAfter) || !bytes.Equal(draft.RawIssuer, issuer.RawSubject) {
 		f.add("reservation-tbs", object, "the row says something else than its TBS")
+	}
+	if r.Broken != nil {
+		f.add("reservation-row", object, "%v", r.Broken)
+	}
+	switch compromised := r.Revoked() && r.Reason == 1; {
+	case r.KeyState != "bound" && r.KeyState != "compromised" && r.KeyHolder != "":
+		f.add("key-state", object, "the state of its public key is %q", r.KeyState)
+	case compromised && r.KeyState == "bound":
+		f.add("key-state", object, "it was revoked for keyCompromise and its public key is %s", r.KeyState)
+	case r.KeyState == "compromised" && !r.KeyWhy:
+		f.add("key-state", object, "its public key is compromised and nothing was revoked for that")
 	}
 	if !r.HasIdentity {
 		f.add("identity-missing", object, "the identity %s/%s/%s is gone", r.Holder, r.Profile, r.Slot)
@@ -191,6 +219,8 @@ func (f *issuanceCheck) certificate(object string, issuer *x509.Certificate, r *
 	case r.Leaf.Type != tlog.Issue || r.Leaf.Subject != sha256.Sum256(r.DER) || !bytes.Equal(r.LeafOf, r.Serial[:]) ||
 		r.Leaf.Tenant != r.Tenant || r.Leaf.Account != r.Account || r.Leaf.Holder != r.Holder:
 		f.add("certificate-logged", object, "leaf %d is about something else", r.Leaf.Index)
+	case !r.IssuedAt.Equal(r.LeafAt):
+		f.add("certificate-logged", object, "it was issued at %s and logged at %s", r.IssuedAt.Format(time.RFC3339Nano), r.LeafAt.Format(time.RFC3339Nano))
 	}
 }
 
@@ -198,6 +228,8 @@ func (f *issuanceCheck) leaf(l FsckLeaf) error {
 	object := fmt.Sprintf("leaf %d (serial number %x, %s)", l.Index, l.Serial, l.Holder)
 	if err := l.Check(); err != nil {
 		f.add("leaf-entry", object, "its entry is not the hash of what it says")
+	} else if !l.Genuine {
+		f.add("leaf-entry", object, "its serial number or time was changed")
 	}
 	switch {
 	case l.DER == nil:
@@ -217,10 +249,30 @@ func (f *issuanceCheck) identity(i FsckIdentity) error {
 		f.add("identity-reservation", object, "reservation %d is somebody else's", i.Reservation)
 	case i.Holder != strings.ToLower(i.Shown):
 		f.add("identity-name", object, "its compared name is %q", i.Holder)
-	case i.State != "reserved" && i.State != "installed":
+	case i.State == "void" && (r.DER != nil || !r.Revoked()):
+		f.add("identity-state", object, "it is void with a reservation that is not")
+	case i.State != "reserved" && i.State != "installed" && i.State != "void":
 		f.add("identity-state", object, "its state is %q", i.State)
 	case i.State == "installed" && (r.DER == nil || i.InstalledAt.IsZero()):
 		f.add("identity-state", object, "it is installed without a certificate")
+	case !i.Genuine:
+		f.add("identity-row", object, "what it says of its installation is not what was written")
+	case i.Rekeys != i.Replaced:
+		f.add("identity-rekeys", object, "it counts %d changes of its key, there are %d reservations before the current one", i.Rekeys, i.Replaced)
+	case i.Station != stationOf(r.Requester):
+		f.add("identity-station", object, "it names the station %q, and %s asked for it", i.Station, r.Requester)
+	case f.proof != nil && i.State == "installed" && i.Evidence != nil:
+		if err := f.proof(i.Shown, r.Serial, r.DER, i.Evidence); err != nil {
+			f.add("identity-proof", object, "%v", err)
+		}
 	}
 	return nil
+}
+
+// stationOf is the station that a requester is, "" for anybody else.
+func stationOf(requester string) string {
+	if name, ok := strings.CutPrefix(requester, "station:"); ok {
+		return name
+	}
+	return ""
 }

@@ -202,13 +202,17 @@ func (p *Publisher) draft(ctx context.Context, id listID, last *published, old i
 	var entries []byte
 	var edits []edit
 	if m == full {
-		if entries, err = p.table(ctx, id, last, this); err != nil {
+		var odd []Revocation
+		if entries, odd, err = p.table(ctx, id, last, this); err != nil {
 			return nil, err
 		}
 		if last != nil {
 			if edits, err = p.keep(ctx, id, last, entries, d.gone); err != nil {
 				return nil, err
 			}
+		}
+		if edits, err = p.odd(ctx, id, last, this, odd, edits); err != nil {
+			return nil, err
 		}
 	} else {
 		entries = base.Entries
@@ -258,22 +262,51 @@ func earlier(at, this time.Time) time.Time {
 
 // table encodes what is revoked. An expired certificate leaves only after it was
 // on a list that was made after its end (A27).
-func (p *Publisher) table(ctx context.Context, id listID, last *published, this time.Time) ([]byte, error) {
+// odd are rows that are not as they were written.
+func (p *Publisher) table(ctx context.Context, id listID, last *published, this time.Time) (entries []byte, odd []Revocation, err error) {
 	var endFrom time.Time
 	if last != nil {
 		endFrom = last.ThisUpdate
 	}
-	var entries []byte
-	err := p.cfg.Store.ShardRevocations(ctx, id.authority, id.shard, endFrom, func(r Revocation, bad error) error {
+	err = p.cfg.Store.ShardRevocations(ctx, id.authority, id.shard, endFrom, func(r Revocation, bad error) error {
 		if bad != nil { // A3
 			p.log.ErrorContext(ctx, "revocation row cannot be read", "authority", id.authority, "error", bad)
+			odd = append(odd, r)
+			return nil
 		}
-		if r.Serial != (ca.Serial{}) {
-			entries = appendEntry(entries, r.Serial, earlier(r.At, this), r.Reason)
-		}
+		entries = appendEntry(entries, r.Serial, earlier(r.At, this), r.Reason)
 		return nil
 	})
-	return entries, stored(err)
+	return entries, odd, stored(err)
+}
+
+// odd adds to edits the rows that are not as they were written. What is on the
+// last list stays there as it was signed, with its reason and time; the others
+// are listed as the row says, if the authority ever reserved the serial number.
+func (p *Publisher) odd(ctx context.Context, id listID, last *published, this time.Time, rows []Revocation, edits []edit) ([]edit, error) {
+	if len(rows) == 0 {
+		return edits, nil
+	}
+	on := map[string]bool{}
+	if last != nil {
+		if err := last.Each(func(e Entry) error { on[string(e.Serial)] = true; return nil }); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range rows {
+		if r.Serial == (ca.Serial{}) || on[string(r.Serial[:])] {
+			continue
+		}
+		why, err := p.cfg.Store.Evidence(ctx, id.authority, r.Serial)
+		if err != nil {
+			return nil, stored(err)
+		}
+		if !why.NotAfter.IsZero() {
+			edits = append(edits, edit{r.Serial, appendEntry(nil, r.Serial, earlier(r.At, this), r.Reason)})
+		}
+	}
+	slices.SortFunc(edits, func(a, b edit) int { return slices.Compare(a.serial[:], b.serial[:]) })
+	return edits, nil
 }
 
 // keep finds what the last list revokes and the table no longer does. What
@@ -316,13 +349,12 @@ func (p *Publisher) carry(ctx context.Context, id listID, e Entry, serial ca.Ser
 
 // since gives what changed after the last list was made.
 func (p *Publisher) since(ctx context.Context, id listID, last *published, this time.Time, gone map[ca.Serial]bool) (out []edit, err error) {
-	var released []Revocation
+	var released, odd []Revocation
 	err = p.cfg.Store.ShardChanges(ctx, id.authority, id.shard, last.leaf, func(r Revocation, bad error) error {
-		if bad != nil {
-			p.log.ErrorContext(ctx, "revocation row cannot be read", "authority", id.authority, "error", bad)
-		}
 		switch {
-		case r.Serial == (ca.Serial{}):
+		case bad != nil:
+			p.log.ErrorContext(ctx, "revocation row cannot be read", "authority", id.authority, "error", bad)
+			odd = append(odd, r)
 		case !r.ReleasedAt.IsZero():
 			released = append(released, r)
 		default:
@@ -346,7 +378,7 @@ func (p *Publisher) since(ctx context.Context, id listID, last *published, this 
 		out = append(out, edit{serial: r.Serial})
 	}
 	slices.SortFunc(out, func(a, b edit) int { return slices.Compare(a.serial[:], b.serial[:]) })
-	return out, nil
+	return p.odd(ctx, id, last, this, odd, out)
 }
 
 // check reads a signed list back before it is stored: it parses, verifies, has a

@@ -433,7 +433,8 @@ func TestBlockDevice_TakesTheWholeIdentity_S16(t *testing.T) {
 	other, _ := b.device("SN-10")
 	reserved := b.reserve("SN-1", "station-made")
 	b.tamper(`INSERT INTO things (tenant, name, folded, holder, type, groups, billing_group, policy, configuration, registered_by, created_at, updated_at, mac) VALUES ('main','T1','t1','sn-1','','[]','','[]','{}',?,1,1,x'00')`, catest.Device)
-	b.tamper(`INSERT INTO thing_principals (tenant, thing, authority, serial, status, attached_at, mac) VALUES ('main','t1',?,?,'ACTIVE',1,x'00')`, catest.Device, is[:])
+	b.tamper(`INSERT INTO device_certificates (tenant, id, der, ca, authority, serial, status, how, holder, common_name, not_before, not_after, transfer_to, registered_at, updated_at, version, mac) VALUES ('main','c1',x'','',?,?,'ACTIVE','first-boot','sn-1','',1,1,'',1,1,1,x'00')`, catest.Device, is[:])
+	b.tamper(`INSERT INTO thing_principals (tenant, thing, certificate, kind, attached_at, mac) VALUES ('main','t1','c1','EXCLUSIVE_THING',1,x'00')`)
 	var told []crl.Change
 	b.set.OnChange(func(c crl.Change) { told = append(told, c) })
 
@@ -471,7 +472,7 @@ func TestBlockDevice_TakesTheWholeIdentity_S16(t *testing.T) {
 	db := b.open()
 	defer db.Close()
 	var status, note string
-	if err := db.QueryRow(`SELECT status FROM thing_principals`).Scan(&status); err != nil || status != "REVOKED" {
+	if err := db.QueryRow(`SELECT status FROM device_certificates`).Scan(&status); err != nil || status != "REVOKED" {
 		t.Errorf("thing is %s: %v", status, err)
 	}
 	if err := db.QueryRow(`SELECT note FROM blocks`).Scan(&note); err != nil || strings.Contains(note, "\n") {
@@ -577,7 +578,7 @@ func publisherKeepsWhatTheTableLost(t *testing.T, b *bench) {
 	if b.pub.Stats.Carried.Load() != 2 {
 		t.Errorf("%d alarms, want 2", b.pub.Stats.Carried.Load())
 	}
-	if found := strings.Join(b.fsck(), "\n"); !strings.Contains(found, "crl-listed-revoked") || !strings.Contains(found, "crl-leaf-revocation") || !strings.Contains(found, "crl-revocation-leaf") {
+	if found := strings.Join(b.fsck(), "\n"); !strings.Contains(found, "crl-listed-revoked") || !strings.Contains(found, "crl-leaf-revocation") || !strings.Contains(found, "crl-revocation-reads") {
 		t.Errorf("fsck says only: %s", found)
 	}
 }
@@ -854,13 +855,15 @@ func TestInstallRootList_AdvancesAndDistrusts(t *testing.T) {
 func TestFsck_NamesEachKindOfDamage(t *testing.T) {
 	for _, c := range []struct{ check, query string }{
 		{"crl-revocation-leaf", `UPDATE revocations SET leaf = leaf - 1 WHERE holder = 'sn-1'`},
-		{"crl-revocation-leaf", `UPDATE revocations SET released_at = 5 WHERE holder = 'sn-1'`},
+		{"crl-revocation-reads", `UPDATE revocations SET released_at = 5 WHERE holder = 'sn-1'`},
+		{"crl-revocation-reads", `UPDATE revocations SET note = 'x' WHERE holder = 'sn-1'`},
 		{"crl-revoked-listed", `UPDATE revocations SET shard = 9 WHERE holder = 'sn-1'`},
 		{"crl-revoked-listed", `UPDATE revocations SET reason = 3 WHERE holder = 'sn-1'`},
 		{"crl-leaf-revocation", `DELETE FROM revocations WHERE holder = 'sn-1'`},
 		{"crl-revocation-reads", `UPDATE revocations SET reason = 99 WHERE holder = 'sn-1'`},
 		{"crl-leaf-entry", `UPDATE log_leaves SET holder = 'sn-2' WHERE type = 'revoke'`},
 		{"crl-revocation-leaf", `DELETE FROM log_leaves WHERE type = 'revoke'`},
+		{"crl-leaf-entry", `UPDATE log_leaves SET at = at + 1 WHERE type = 'block'`},
 		{"crl-leaf-subject", `UPDATE log_leaves SET serial = x'00' WHERE type = 'revoke'`},
 		{"crl-leaf-block", `DELETE FROM blocks`},
 		{"crl-leaf-block", `UPDATE blocks SET leaf = 0`},
@@ -894,3 +897,40 @@ func TestFsck_NamesEachKindOfDamage(t *testing.T) {
 
 var _ crl.Store = (*store.DB)(nil)
 var _ crypto.Signer = (*ecdsa.PrivateKey)(nil)
+
+// What lists forget when a certificate expired, the table does not: the key
+// stays refused, the status stays revoked, the device stays out (S33, A14).
+func TestRevocation_OutlivesTheListsThatNamedIt_S33_A14(t *testing.T) {
+	both(t, revocationOutlivesTheLists)
+}
+
+func revocationOutlivesTheLists(t *testing.T, b *bench) {
+	ctx := t.Context()
+	c, key := b.Issue(t, profile.LDevID, "SN-1", "A", profile.Names{})
+	serial := serialOf(t, c)
+	if _, err := b.svc.Revoke(ctx, officer, crl.Withdrawal{Authority: catest.Device, Serial: serial, Reason: crl.KeyCompromise, Reenrol: crl.ReenrolAllowed}); err != nil {
+		t.Fatal(err)
+	}
+	b.settle()
+	if _, ok := on(b.published(catest.Device), serial); !ok {
+		t.Fatal("it never was on a list")
+	}
+	b.clock.move(time.Until(c.NotAfter) + 2*time.Hour)
+	want(t, b.pub.Sweep(ctx), nil) // one more list names it
+	b.clock.move(8 * 24 * time.Hour)
+	want(t, b.pub.Sweep(ctx), nil)
+	if _, ok := on(b.published(catest.Device), serial); ok {
+		t.Fatal("an expired certificate is still on the list: this proves nothing")
+	}
+	b.restart() // and it is not the memory of a process
+	if st, err := b.DB.Status(ctx, catest.Device, serial); err != nil || !st.Revoked {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	for _, unit := range []string{"SN-1", "SN-2"} {
+		_, err := b.CA.Issue(ctx, b.request(unit, key))
+		want(t, err, ca.ErrKeyCompromised)
+	}
+	if _, err := b.CA.Issue(ctx, b.request("SN-1", catest.NewKey(t))); err != nil {
+		t.Errorf("with a new key it may enrol again: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package crl
 import (
 	"context"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,10 +18,13 @@ type Feed interface {
 	Head(ctx context.Context) (int64, error)
 	// TrustChanged is closed when this process commits a leaf that is not of issuance.
 	TrustChanged() <-chan struct{}
-	// Revocations gives rows whose newest leaf is at or after from and that end
-	// after a time, ordered by leaf, at most limit. A row that cannot be read is
-	// given with its Authority and an error, and the others after it.
-	Revocations(ctx context.Context, from int64, endAfter time.Time, limit int, each func(Revocation, error) error) error
+	// Revocations gives rows whose newest leaf is at or after from, ordered by
+	// leaf, at most limit. A row that cannot be read, or that somebody else wrote,
+	// is given as revoked without an end and with an error, and the others after it.
+	Revocations(ctx context.Context, from int64, limit int, each func(Revocation, error) error) error
+	// Reserved tells under which authority and shard a serial number was
+	// reserved, and for whom.
+	Reserved(ctx context.Context, serial ca.Serial) (r Revocation, known bool, err error)
 	// Blocks gives the blocks whose leaf is at or after from.
 	Blocks(ctx context.Context, from int64, each func(Block) error) error
 }
@@ -215,17 +219,24 @@ func (s *Set) read(ctx context.Context) error {
 		return nil
 	}
 	now := s.now()
-	for from := s.next; ; {
-		n := 0
-		var batch []Revocation
-		err := s.feed.Revocations(ctx, from, now, page, func(r Revocation, bad error) error {
+	from := s.next
+	if from == 0 {
+		from = math.MinInt64 // leaves start at 0, unless somebody wrote another number
+	}
+	for {
+		n, start := 0, from
+		var batch, odd []Revocation
+		err := s.feed.Revocations(ctx, from, page, func(r Revocation, bad error) error {
 			n++
-			if bad != nil { // A3: one bad row does not stop the others
+			from = max(from, r.Leaf+1)
+			switch {
+			case bad != nil: // A3: one bad row does not stop the others
 				s.Stats.Garbage.Add(1)
 				s.log.ErrorContext(ctx, "revocation row cannot be read", "authority", r.Authority, "error", bad)
-			}
-			from = max(from, r.Leaf+1)
-			if r.Serial != (ca.Serial{}) {
+				if r.Serial != (ca.Serial{}) {
+					odd = append(odd, r)
+				}
+			case r.NotAfter.After(now):
 				batch = append(batch, r)
 			}
 			return nil
@@ -233,8 +244,17 @@ func (s *Set) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		for _, r := range odd {
+			// The row is not believed about whose it is (S32).
+			if v, known, err := s.feed.Reserved(ctx, r.Serial); err != nil {
+				return err
+			} else if known {
+				r.Authority, r.Tenant, r.Holder, r.Shard = v.Authority, v.Tenant, v.Holder, v.Shard
+			}
+			batch = append(batch, r)
+		}
 		s.apply(batch)
-		if n < page {
+		if n < page || from == start {
 			break
 		}
 	}
@@ -300,8 +320,8 @@ func (s *Set) adopt(authority string, e Entry, expires time.Time) {
 		return
 	}
 	s.mu.Lock()
-	_, had := s.revoked[serial]
-	if !had {
+	m, had := s.revoked[serial]
+	if had = had && s.names[m.authority] == authority; !had {
 		s.revoked[serial] = mark{at: e.At.Unix(), expires: seconds(expires), authority: s.name(authority), reason: e.Reason}
 	}
 	s.mu.Unlock()

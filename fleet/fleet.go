@@ -35,6 +35,7 @@ const (
 	Inactive          PrincipalStatus = "INACTIVE"
 	PendingActivation PrincipalStatus = "PENDING_ACTIVATION" // until the key was proven by a connection (S15); never set by hand
 	Revoked           PrincipalStatus = "REVOKED"            // final
+	PendingTransfer   PrincipalStatus = "PENDING_TRANSFER"   // on its way to another tenant; set by a transfer only
 )
 
 // ParsePrincipalStatus reads a status that a person may set.
@@ -46,15 +47,18 @@ func ParsePrincipalStatus(s string) (PrincipalStatus, error) {
 	return "", ErrStatus.New("")
 }
 
-// CanBecome tells whether a status may change to another.
+// CanBecome tells whether a status may change to another. Into and out of
+// PENDING_TRANSFER lead only the transfer itself and what ends it.
 func (p PrincipalStatus) CanBecome(to PrincipalStatus) bool {
 	switch p {
 	case Active:
 		return to == Inactive || to == Revoked
 	case Inactive:
-		return to == Active || to == Revoked
+		return to == Active || to == Revoked || to == PendingTransfer
 	case PendingActivation:
 		return to == Active || to == Inactive || to == Revoked
+	case PendingTransfer:
+		return to == Active || to == Inactive
 	}
 	return false
 }

@@ -42,6 +42,7 @@ CREATE TABLE orders (
   created_by TEXT NOT NULL,
   created_at BIGINT NOT NULL,
   changed_at BIGINT NOT NULL,
+  mac        BLOB NOT NULL, -- over everything but the counter
   PRIMARY KEY (tenant, id)
 );
 
@@ -81,10 +82,11 @@ CREATE TABLE identities (
   account      TEXT NOT NULL,
   station      TEXT NOT NULL,
   reservation  BIGINT NOT NULL,
-  state        TEXT NOT NULL, -- reserved, installed
+  state        TEXT NOT NULL, -- reserved, installed, void (abandoned: its unit went back to the order)
   rekeys       INTEGER NOT NULL DEFAULT 0,
   installed_at BIGINT NOT NULL DEFAULT 0,
   evidence     BLOB, -- the device's signature over nonce, unit and certificate hash (S12)
+  mac          BLOB, -- of an installed one
   PRIMARY KEY (tenant, holder, profile, slot)
 ) WITHOUT ROWID;
 CREATE INDEX identities_account ON identities (account, tenant, state); -- the tenant is not first, or PostgreSQL takes it for a look-up by holder while the table is empty
@@ -117,7 +119,8 @@ CREATE TABLE reservations (
   operator    TEXT NOT NULL,
   tool        TEXT NOT NULL,
   origin      TEXT NOT NULL,
-  reserved_at BIGINT NOT NULL
+  reserved_at BIGINT NOT NULL,
+  mac         BLOB NOT NULL -- over the row: of a reservation without a certificate nothing else tells
 );
 
 CREATE INDEX reservations_holder ON reservations (tenant, holder);
@@ -144,6 +147,7 @@ CREATE TABLE revocations (
   not_after   BIGINT NOT NULL,
   released_at BIGINT NOT NULL DEFAULT 0,
   leaf        BIGINT NOT NULL,
+  mac         BLOB NOT NULL,
   PRIMARY KEY (authority, serial)
 );
 CREATE INDEX revocations_leaf ON revocations (leaf);
@@ -157,6 +161,7 @@ CREATE TABLE blocks (
   blocked_by TEXT NOT NULL,
   note       TEXT NOT NULL,
   leaf       BIGINT NOT NULL,
+  mac        BLOB NOT NULL,
   PRIMARY KEY (tenant, holder)
 );
 CREATE INDEX blocks_leaf ON blocks (leaf);
@@ -175,12 +180,14 @@ CREATE TABLE log_leaves (
   account TEXT NOT NULL,
   holder  TEXT NOT NULL,
   subject BLOB NOT NULL, -- SHA-256 of the certificate, or of what is revoked
-  salt    BLOB NOT NULL,
+  salt    BLOB NOT NULL, -- keyed: it binds serial and at to the entry
   entry   BLOB NOT NULL, -- H(salt, the above)
   serial  BLOB NOT NULL,
-  at      BIGINT NOT NULL
+  at      BIGINT NOT NULL -- milliseconds, as in the row that the leaf is about
 );
 CREATE INDEX log_leaves_account ON log_leaves (tenant, account, type);
+-- What is not issuance is rare and read at every start.
+CREATE INDEX log_leaves_status ON log_leaves (type, idx) WHERE type <> 'issue';
 
 CREATE TABLE log_tiles (
   level  INTEGER NOT NULL,
@@ -194,6 +201,13 @@ CREATE TABLE log_checkpoint (
   size BIGINT NOT NULL,
   root BLOB NOT NULL,
   note BLOB NOT NULL
+);
+
+-- What each small table holds, sealed: number, keyed sum and names of its rows,
+-- so that a row that was deleted or brought back leaves a trace (S32).
+CREATE TABLE seals (
+  name  TEXT NOT NULL PRIMARY KEY,
+  state BLOB NOT NULL
 );
 
 -- The latest time at which the database was written; a clock before it is wrong (A74).
@@ -212,6 +226,7 @@ CREATE TABLE crls (
   next_update BIGINT NOT NULL,
   leaf        BIGINT NOT NULL, -- size of the log that it covers
   der         BLOB NOT NULL,
+  mac         BLOB NOT NULL, -- over the row without the list, which is signed
   PRIMARY KEY (authority, shard)
 );
 
@@ -244,37 +259,17 @@ CREATE TABLE thing_attributes (
 );
 CREATE INDEX thing_attributes_search ON thing_attributes (tenant, key, value);
 
-CREATE TABLE thing_principals (
-  tenant      TEXT NOT NULL,
-  thing       TEXT NOT NULL, -- folded name
-  authority   TEXT NOT NULL,
-  serial      BLOB NOT NULL,
-  status      TEXT NOT NULL, -- ACTIVE, INACTIVE, PENDING_ACTIVATION, REVOKED
-  attached_at BIGINT NOT NULL,
-  mac         BLOB NOT NULL,
-  PRIMARY KEY (authority, serial)
-);
-CREATE INDEX thing_principals_thing ON thing_principals (tenant, thing);
-
--- Device policies that templates brought along; the name is the hash of the document.
-CREATE TABLE policies (
-  tenant     TEXT NOT NULL,
-  name       TEXT NOT NULL,
-  document   TEXT NOT NULL,
-  created_at BIGINT NOT NULL,
-  PRIMARY KEY (tenant, name)
-);
-
 -- How the certificates of an authority are registered at first boot.
 CREATE TABLE registrations (
-  authority  TEXT NOT NULL PRIMARY KEY,
+  authority  TEXT NOT NULL, -- of ours, or the id of a registered CA
   tenant     TEXT NOT NULL,
   template   TEXT NOT NULL, -- name in templates
   hook       TEXT NOT NULL, -- name in hooks, or ""
   take_over  INTEGER NOT NULL, -- 1: a thing may change its device, if the hook allows it too (S22)
   enabled    INTEGER NOT NULL,
   updated_at BIGINT NOT NULL,
-  mac        BLOB NOT NULL
+  mac        BLOB NOT NULL,
+  PRIMARY KEY (tenant, authority)
 );
 
 CREATE TABLE templates (

@@ -20,7 +20,8 @@ type FsckOrder struct {
 // FsckStore is what [Fsck] reads.
 type FsckStore interface {
 	EachOrder(ctx context.Context, each func(FsckOrder) error) error
-	// BrokenRows reads every row that carries a MAC and reports the wrong ones.
+	// BrokenRows reads the tables that are sealed and reports the rows that are not
+	// as they were written, and those that are gone.
 	BrokenRows(ctx context.Context, report func(object string, err error)) error
 }
 
@@ -35,6 +36,11 @@ func Fsck(ctx context.Context, s FsckStore, orders *Orders) (out []fsck.Finding,
 		if o.Err != nil {
 			add("order-row", object, "%v", o.Err)
 			return nil
+		}
+		switch o.State {
+		case OrderDraft, OrderApproved, OrderOpen, OrderClosed:
+		default:
+			add("order-state", object, "its state is %q", o.State)
 		}
 		if o.Used != o.Identities {
 			add("order-counter", object, "its counter says %d, there are %d identities", o.Used, o.Identities)

@@ -13,6 +13,10 @@
 //   - Indexes of the transparency log are given by the last statement of a
 //     batch; they have no holes.
 //   - Every look-up takes a tenant.
+//   - Whoever can write to the database and has not the key of the seal gains
+//     nothing (S32): rows carry a MAC, small tables a seal of what is in them
+//     (seals.go), the salts of log leaves bind what stands beside the entry, and
+//     what only counts is held against the log (guard.go).
 //
 // Start reading at store.go, then atomic.go and ledger.go.
 package store

@@ -2,13 +2,13 @@ package store
 
 import (
 	"context"
+	"crypto/hmac"
 	"database/sql"
 	"errors"
 	"fmt"
 
 	"hallmark/access"
 	"hallmark/ca"
-	"hallmark/ca/tlog"
 	"hallmark/provisioner"
 )
 
@@ -50,17 +50,30 @@ func (db *DB) EachRecord(ctx context.Context, f func(ca.FsckRow) error) error {
 			p := &page[i]
 			last = p.ID
 			if p.DER != nil {
-				if p.Leaf, p.LeafOf, err = db.fsckLeaf(ctx, p.Record.Leaf); err != nil {
+				l, err := db.leafAt(ctx, p.Record.Leaf)
+				if err != nil {
 					return 0, 0, err
 				}
+				if l != nil {
+					p.Leaf, p.LeafOf, p.LeafAt = &l.Leaf, l.serial, timeOf(l.at)
+				}
 			}
-			err := db.queryRow(ctx, `SELECT holder FROM public_keys WHERE spki = $1 AND tenant = $2`, p.SPKI[:], p.Tenant).Scan(&p.KeyHolder)
+			err := db.queryRow(ctx, `SELECT holder, state FROM public_keys WHERE spki = $1 AND tenant = $2`, p.SPKI[:], p.Tenant).Scan(&p.KeyHolder, &p.KeyState)
 			if err != nil && err != sql.ErrNoRows {
 				return 0, 0, err
 			}
+			p.Broken = db.scanReservation(db.queryRow(ctx, `SELECT `+reservationColumns+` FROM reservations WHERE id = $1`, p.ID))
+			if p.KeyState != "bound" {
+				// A key that was left behind when its holder was blocked has no
+				// revocation of its own.
+				if err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM blocks WHERE tenant = $1 AND holder = $2) OR EXISTS (SELECT 1 FROM reservations r JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial WHERE r.tenant = $1 AND r.holder = $2 AND r.spki = $3 AND v.reason = 1)`,
+					p.Tenant, p.Holder, p.SPKI[:]).Scan(&p.KeyWhy); err != nil {
+					return 0, 0, err
+				}
+			}
 			p.HasIdentity = p.State != ""
 			if !p.HasIdentity {
-				if p.HasIdentity, err = db.Taken(ctx, p.Identity); err != nil {
+				if p.HasIdentity, err = db.known(ctx, p.Identity); err != nil {
 					return 0, 0, err
 				}
 			}
@@ -72,14 +85,6 @@ func (db *DB) EachRecord(ctx context.Context, f func(ca.FsckRow) error) error {
 	})
 }
 
-func (db *DB) fsckLeaf(ctx context.Context, index int64) (*tlog.Leaf, []byte, error) {
-	l, serial, err := scanLeaf(db.queryRow(ctx, `SELECT `+leafColumns+` FROM log_leaves WHERE idx = $1`, index))
-	if err == sql.ErrNoRows {
-		return nil, nil, nil
-	}
-	return &l, serial, err
-}
-
 // EachIssueLeaf implements [ca.FsckStore].
 func (db *DB) EachIssueLeaf(ctx context.Context, f func(ca.FsckLeaf) error) error {
 	return chunks(func(after int64) (last int64, n int, err error) {
@@ -87,14 +92,14 @@ func (db *DB) EachIssueLeaf(ctx context.Context, f func(ca.FsckLeaf) error) erro
 		rows, err := db.query(ctx, `SELECT `+leafColumns+`, (SELECT c.der FROM reservations r JOIN certificates c ON c.reservation = r.id WHERE r.serial = log_leaves.serial) FROM log_leaves
 			WHERE idx > $1 AND type = 'issue' ORDER BY idx LIMIT $2`, after, chunk)
 		err = each(rows, err, func(r row) error {
-			var l ca.FsckLeaf
-			var err error
-			if l.Leaf, l.Serial, err = scanLeaf(r, &l.DER); err != nil {
+			var der []byte
+			l, err := scanLeaf(r, &der)
+			if err != nil {
 				return err
 			}
 			last = l.Index
 			n++
-			return f(l)
+			return f(ca.FsckLeaf{Leaf: l.Leaf, Serial: l.serial, DER: der, Genuine: db.salted(&l)})
 		})
 		return last, n, err
 	})
@@ -106,13 +111,19 @@ func (db *DB) EachIdentity(ctx context.Context, f func(ca.FsckIdentity) error) e
 	tenant, holder, profile, slot := "", "", "", ""
 	for {
 		list = list[:0]
-		rows, err := db.query(ctx, `SELECT tenant, holder, profile, slot, shown, account, station, state, reservation, installed_at, evidence FROM identities
+		rows, err := db.query(ctx, `SELECT tenant, holder, profile, slot, shown, account, station, state, reservation, installed_at, evidence, mac, rekeys,
+			(SELECT COUNT(*) - 1 FROM reservations r WHERE r.tenant = identities.tenant AND r.holder = identities.holder AND r.profile = identities.profile AND r.slot = identities.slot) FROM identities
 			WHERE (tenant, holder, profile, slot) > ($1, $2, $3, $4) ORDER BY tenant, holder, profile, slot LIMIT $5`, tenant, holder, profile, slot, chunk)
 		err = each(rows, err, func(r row) error {
 			var i ca.FsckIdentity
 			var installed int64
-			err := r.Scan(&i.Tenant, &i.Holder, &i.Profile, &i.Slot, &i.Shown, &i.Account, &i.Station, &i.State, &i.Reservation, &installed, &i.Evidence)
+			var mac []byte
+			err := r.Scan(&i.Tenant, &i.Holder, &i.Profile, &i.Slot, &i.Shown, &i.Account, &i.Station, &i.State, &i.Reservation, &installed, &i.Evidence, &mac, &i.Rekeys, &i.Replaced)
 			i.InstalledAt = timeOf(installed)
+			i.Genuine = mac == nil && installed == 0 && i.Evidence == nil
+			if i.State == "installed" {
+				i.Genuine = hmac.Equal(mac, db.installedMAC(i.Identity, i.Reservation, i.Station, installed, i.Evidence))
+			}
 			list = append(list, i)
 			return err
 		})
@@ -174,7 +185,7 @@ func (db *DB) EachOrder(ctx context.Context, f func(provisioner.FsckOrder) error
 	for _, k := range keys {
 		o := provisioner.FsckOrder{ID: k[1]}
 		o.Order, o.Err = db.Order(ctx, access.Scope{Tenant: k[0]}, k[1])
-		if err := db.queryRow(ctx, `SELECT COUNT(*) FROM identities WHERE tenant = $1 AND account = $2`, k[0], k[1]).Scan(&o.Identities); err != nil {
+		if err := db.queryRow(ctx, `SELECT COUNT(*) FROM identities WHERE tenant = $1 AND account = $2 AND state <> '`+stateVoid+`'`, k[0], k[1]).Scan(&o.Identities); err != nil {
 			return err
 		}
 		if err := db.queryRow(ctx, `SELECT COUNT(DISTINCT holder) FROM log_leaves WHERE tenant = $1 AND account = $2 AND type = 'issue'`, k[0], k[1]).Scan(&o.Logged); err != nil {
@@ -189,43 +200,32 @@ func (db *DB) EachOrder(ctx context.Context, f func(provisioner.FsckOrder) error
 
 // BrokenRows implements [provisioner.FsckStore].
 func (db *DB) BrokenRows(ctx context.Context, report func(object string, err error)) error {
-	check := func(query string, scan func(r row) (string, error)) error {
-		rows, err := db.query(ctx, query)
-		return each(rows, err, func(r row) error {
-			if object, err := scan(r); err != nil {
-				report(object, err)
-			}
-			return nil
-		})
-	}
-	size, err := db.Log().Head(ctx)
-	if err != nil {
+	var used bool
+	if err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM log_leaves)`).Scan(&used); err != nil {
 		return err
 	}
-	if _, err := db.clockMark(ctx); err != nil && (size > 0 || !errors.Is(err, sql.ErrNoRows)) {
+	if _, err := db.clockMark(ctx); err != nil && (used || !errors.Is(err, sql.ErrNoRows)) {
 		report("clock mark", err)
 	}
-	if err := check(`SELECT `+stationColumns+` FROM stations ORDER BY tenant, id`, func(r row) (string, error) {
-		s, err := db.scanStation(r)
-		return "station " + s.ID, err
-	}); err != nil {
+	if err := db.checkSchema(ctx, report); err != nil {
 		return err
 	}
-	if err := check(`SELECT `+principalColumns+` FROM principals ORDER BY tenant, name`, func(r row) (string, error) {
-		p, err := db.scanPrincipal(r)
-		return "principal " + p.Name, err
-	}); err != nil {
-		return err
+	return db.checkSeals(ctx, report)
+}
+
+// LogSize gives the size that the head of the log says, after holding it against
+// the leaves.
+func (db *DB) LogSize(ctx context.Context) (int64, error) {
+	var heads, leaves, last int64
+	var size sql.NullInt64
+	err := db.queryRow(ctx, `SELECT (SELECT COUNT(*) FROM log_head), (SELECT size FROM log_head WHERE id = 1), (SELECT COUNT(*) FROM log_leaves), (SELECT COALESCE(MAX(idx), -1) FROM log_leaves)`).Scan(&heads, &size, &leaves, &last)
+	if err != nil {
+		return 0, err
 	}
-	return check(`SELECT hash, tenant, station, site, created_by, expires_at, mac FROM station_codes ORDER BY hash`, func(r row) (string, error) {
-		var c provisioner.StationCode
-		var hash, mac []byte
-		var expires int64
-		if err := r.Scan(&hash, &c.Tenant, &c.Station, &c.Site, &c.CreatedBy, &expires, &mac); err != nil {
-			return "station code", err
-		}
-		return "station code of " + c.Station, db.cfg.Seal.Verify(mac, "station_codes", hash, []byte(c.Tenant), []byte(c.Station), []byte(c.Site), []byte(c.CreatedBy), number(expires))
-	})
+	if heads != 1 || !size.Valid || size.Int64 != leaves || last != leaves-1 {
+		return size.Int64, ErrRowTampered.New("Table log_head has %d rows and says %d; there are %d leaves, the last is %d.", heads, size.Int64, leaves, last)
+	}
+	return leaves, nil
 }
 
 // CountCertificates counts the recorded certificates.

@@ -10,6 +10,7 @@ import (
 
 	"hallmark/ca"
 	"hallmark/ca/tlog"
+	"hallmark/crl"
 )
 
 // Ledger is the database as [ca.Ledger].
@@ -45,6 +46,7 @@ func (h *held) revoked() bool { return h.revokedAt != 0 && h.freed == 0 }
 func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got *ca.Issued, err error) {
 	joined := txFrom(ctx) != nil // who joins a transaction wants to see the rows
 	var mine *pendingReservation
+	mac := l.db.reservationMAC(&c)
 	err = l.db.atomic(ctx, &c, func(ctx context.Context) error {
 		r, got, mine = ca.Reservation{}, nil, nil
 		tx := txFrom(ctx)
@@ -74,7 +76,7 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 			if h.account != c.Account {
 				return ca.ErrElsewhere.New("Unit %s belongs to order %s.", c.Holder, h.account)
 			}
-			if h.station != c.Requester.Station {
+			if h.station != c.Requester.Station && h.state != stateVoid {
 				return ca.ErrElsewhere.New("Unit %s was started at station %s.", c.Holder, h.station)
 			}
 			if bytes.Equal(h.spki, c.SPKI[:]) {
@@ -84,6 +86,9 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 				case h.der != nil:
 					got = h.issued()
 				default:
+					if err := tx.checkReservation(h.id); err != nil {
+						return err
+					}
 					copy(r.Serial[:], h.serial)
 					r.ID, r.Authority, r.Profile, r.TBS, r.Resumed = h.id, h.authority, c.Profile, h.tbs, true
 				}
@@ -106,14 +111,17 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 		}
 		r.Authority, r.Profile, r.Serial, r.TBS = c.Authority, c.Profile, c.Serial, c.TBS
 		r.Tenant, r.Account, r.Holder = c.Tenant, c.Account, fold(c.Holder)
+		if l.db.guard.isCompromised(c.SPKI) {
+			return ca.ErrKeyCompromised.New("")
+		}
 		if h == nil && newKey && !joined && !tx.direct {
-			mine = tx.later(&c)
+			mine = tx.later(&c, mac)
 			return nil
 		}
 		if err := tx.bindKey(&c, h); err != nil {
 			return err
 		}
-		if r.ID, err = tx.insertReservation(&c); err != nil {
+		if r.ID, err = tx.insertReservation(&c, mac); err != nil {
 			return err
 		}
 		return tx.pointIdentity(&c, h, r.ID)
@@ -282,8 +290,8 @@ func (tx *txn) bindKey(c *ca.Claim, h *held) error {
 	return err
 }
 
-func (tx *txn) insertReservation(c *ca.Claim) (id int64, err error) {
-	err = tx.queryRowWrite(manySQL(`reservations (`+reservationColumns+`)`, "", ` ON CONFLICT (serial) DO NOTHING RETURNING id`, 18, 1), reservationArgs(nil, c)...).Scan(&id)
+func (tx *txn) insertReservation(c *ca.Claim, mac []byte) (id int64, err error) {
+	err = tx.queryRowWrite(manySQL(`reservations (`+reservationColumns+`)`, "", ` ON CONFLICT (serial) DO NOTHING RETURNING id`, 19, 1), reservationArgs(nil, c, mac)...).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, ca.ErrSerialTaken.New("")
 	}
@@ -299,8 +307,8 @@ func (tx *txn) pointIdentity(c *ca.Claim, h *held, id int64) error {
 		n, err = tx.exec(`INSERT INTO identities (tenant, holder, profile, slot, shown, account, station, reservation, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'reserved') ON CONFLICT (tenant, holder, profile, slot) DO NOTHING`,
 			c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.Holder, c.Account, c.Requester.Station, id)
 	} else {
-		n, err = tx.exec(`UPDATE identities SET reservation = $1, state = 'reserved', rekeys = rekeys + 1, installed_at = 0, evidence = NULL WHERE tenant = $2 AND holder = $3 AND profile = $4 AND slot = $5 AND reservation = $6`,
-			id, c.Tenant, fold(c.Holder), c.Profile, c.Slot, h.id)
+		n, err = tx.exec(`UPDATE identities SET reservation = $1, station = $7, state = 'reserved', rekeys = rekeys + 1, installed_at = 0, evidence = NULL, mac = NULL WHERE tenant = $2 AND holder = $3 AND profile = $4 AND slot = $5 AND reservation = $6`,
+			id, c.Tenant, fold(c.Holder), c.Profile, c.Slot, h.id, c.Requester.Station)
 	}
 	if err == nil && n != 1 {
 		return errStale
@@ -405,18 +413,31 @@ type revocation struct {
 // for a hold, which becomes permanent, and for keyCompromise, which is never
 // weakened (A33); both keep the earlier time. A released one is revoked anew.
 func (tx *txn) insertRevocation(v revocation) error {
-	n, err := tx.exec(`INSERT INTO revocations (authority, serial, tenant, holder, shard, reason, revoked_at, revoked_by, note, not_after, leaf) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, -1)
-		ON CONFLICT (authority, serial) DO UPDATE SET reason = excluded.reason, revoked_by = excluded.revoked_by, note = excluded.note, released_at = 0,
-			revoked_at = CASE WHEN revocations.released_at <> 0 THEN excluded.revoked_at ELSE revocations.revoked_at END
-		WHERE revocations.released_at <> 0 OR (revocations.reason = 6 AND excluded.reason <> 6) OR (revocations.reason <> 1 AND excluded.reason = 1)`,
-		v.authority, v.serial, v.tenant, v.holder, v.shard, v.reason, millis(v.at), v.by, v.note, v.notAfter)
-	if err != nil || n == 0 {
+	row := crl.Revocation{Authority: v.authority, Tenant: v.tenant, Holder: v.holder, Shard: v.shard, Reason: crl.Reason(v.reason), At: v.at, By: v.by, Note: v.note, NotAfter: timeOf(v.notAfter)}
+	copy(row.Serial[:], v.serial)
+	n, err := tx.exec(`INSERT INTO revocations (authority, serial, tenant, holder, shard, reason, revoked_at, revoked_by, note, not_after, leaf, mac) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, -1, $11) ON CONFLICT (authority, serial) DO NOTHING`,
+		v.authority, v.serial, v.tenant, v.holder, v.shard, v.reason, millis(v.at), v.by, v.note, v.notAfter, []byte{})
+	if err != nil {
 		return err
+	}
+	if n == 1 {
+		tx.reseal("revocations", revocationKey(v.authority, row.Serial), nil, keyOnly)
+	} else {
+		var since int64
+		err := tx.queryRowWrite(`UPDATE revocations SET tenant = $1, holder = $2, shard = $3, not_after = $4, reason = $5, revoked_by = $6, note = $7, released_at = 0, revoked_at = CASE WHEN released_at <> 0 THEN $8 ELSE revoked_at END
+			WHERE authority = $9 AND serial = $10 AND (released_at <> 0 OR (reason = 6 AND $5 <> 6) OR (reason <> 1 AND $5 = 1)) RETURNING revoked_at`,
+			v.tenant, v.holder, v.shard, v.notAfter, v.reason, v.by, v.note, millis(v.at), v.authority, v.serial).Scan(&since)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		row.At = timeOf(since)
 	}
 	clear(tx.trust)
 	tx.appendLeaf(v.event, v.tenant, v.account, v.holder, v.subject, v.serial, v.at, func(tx *txn, index int64) error {
-		_, err := tx.exec(`UPDATE revocations SET leaf = $1 WHERE authority = $2 AND serial = $3`, index, v.authority, v.serial)
-		return err
+		return tx.placeRevocation(&row, index)
 	})
 	return nil
 }

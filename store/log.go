@@ -11,8 +11,7 @@ import (
 
 // pendingLeaf is a log leaf whose index the end of the batch gives.
 type pendingLeaf struct {
-	tlog.Leaf
-	serial []byte
+	storedLeaf
 	// placed is called with the index inside the transaction, for rows that name it.
 	placed func(tx *txn, index int64) error
 }
@@ -20,8 +19,22 @@ type pendingLeaf struct {
 // appendLeaf adds a leaf to the batch. placed may be nil.
 func (tx *txn) appendLeaf(e tlog.Event, tenant, account, holder string, subject [32]byte, serial []byte, at time.Time, placed func(tx *txn, index int64) error) {
 	tx.dirty = true
-	tx.leaves = append(tx.leaves, &pendingLeaf{Leaf: tlog.NewLeaf(e, tenant, account, holder, subject, at), serial: serial, placed: placed})
+	l := storedLeaf{Leaf: tlog.Leaf{Type: e, Tenant: tenant, Account: account, Holder: holder, Subject: subject, At: at.Unix()}, serial: serial, at: millis(at)}
+	l.Salt = tx.db.salt(&l)
+	l.Entry = l.Compute()
+	tx.leaves = append(tx.leaves, &pendingLeaf{storedLeaf: l, placed: placed})
 }
+
+// salt is keyed with what is beside the entry, so that the log, whose entries
+// are public, also fixes a leaf's serial number and time; who has not the key
+// learns nothing from an entry, as with a random salt.
+func (db *DB) salt(l *storedLeaf) (salt [16]byte) {
+	copy(salt[:], db.cfg.Seal.MAC("log_leaves", []byte(l.Type), []byte(l.Tenant), []byte(l.Account), []byte(l.Holder), l.Subject[:], l.serial, number(l.at)))
+	return salt
+}
+
+// salted tells whether serial number and time of a leaf are those it was made with.
+func (db *DB) salted(l *storedLeaf) bool { return db.salt(l) == l.Salt }
 
 // placeLeaves gives the batch's leaves their indexes. The head row is moved at
 // the end of a batch, so that indexes are dense and in commit order on every node.
@@ -45,7 +58,7 @@ func (tx *txn) placeLeaves(first int64) error {
 func (tx *txn) leafSteps() []step {
 	return insertSteps(`log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at)`, "", "", 10, len(tx.leaves), func(i int, args []any) []any {
 		l := tx.leaves[i]
-		return append(args, l.Index, string(l.Type), l.Tenant, l.Account, l.Holder, l.Subject[:], l.Salt[:], l.Entry[:], l.serial, l.At)
+		return append(args, l.Index, string(l.Type), l.Tenant, l.Account, l.Holder, l.Subject[:], l.Salt[:], l.Entry[:], l.serial, l.at)
 	})
 }
 

@@ -19,6 +19,7 @@ import (
 // the first of its identity and key: everything else takes the direct path.
 type pendingReservation struct {
 	claim *ca.Claim
+	mac   []byte
 	id    int64 // given when it is written
 }
 
@@ -44,8 +45,8 @@ func (tx *txn) waits(c *ca.Claim) bool {
 }
 
 // later queues a first reservation.
-func (tx *txn) later(c *ca.Claim) *pendingReservation {
-	p := &pendingReservation{claim: c}
+func (tx *txn) later(c *ca.Claim, mac []byte) *pendingReservation {
+	p := &pendingReservation{claim: c, mac: mac}
 	tx.reservations = append(tx.reservations, p)
 	if tx.waitingIdentities == nil {
 		tx.waitingIdentities, tx.waitingKeys = map[identityKey]struct{}{}, map[[32]byte]struct{}{}
@@ -80,8 +81,8 @@ func (tx *txn) flushSteps() []step {
 		c := ps[i].claim
 		return append(args, c.SPKI[:], c.Tenant, fold(c.Holder), "bound")
 	})
-	for _, s := range insertSteps(`reservations (`+reservationColumns+`)`, "", ` RETURNING id, serial`, 18, len(ps), func(i int, args []any) []any {
-		return reservationArgs(args, ps[i].claim)
+	for _, s := range insertSteps(`reservations (`+reservationColumns+`)`, "", ` RETURNING id, serial`, 19, len(ps), func(i int, args []any) []any {
+		return reservationArgs(args, ps[i].claim, ps[i].mac)
 	}) {
 		s.row = func(r row) error {
 			var id int64
@@ -104,11 +105,11 @@ func (tx *txn) flushSteps() []step {
 	})...)
 }
 
-const reservationColumns = `authority, serial, tenant, account, profile, version, holder, slot, spki, tbs, shard, not_before, not_after, requester, operator, tool, origin, reserved_at`
+const reservationColumns = `authority, serial, tenant, account, profile, version, holder, slot, spki, tbs, shard, not_before, not_after, requester, operator, tool, origin, reserved_at, mac`
 
-func reservationArgs(args []any, c *ca.Claim) []any {
+func reservationArgs(args []any, c *ca.Claim, mac []byte) []any {
 	return append(args, c.Authority, c.Serial[:], c.Tenant, c.Account, c.Profile, c.Version, fold(c.Holder), c.Slot, c.SPKI[:], c.TBS, c.Shard,
-		millis(c.NotBefore), millis(c.NotAfter), c.Requester.Actor, c.Operator, c.Tool, c.Origin, millis(c.Now))
+		millis(c.NotBefore), millis(c.NotAfter), c.Requester.Actor, c.Operator, c.Tool, c.Origin, millis(c.Now), mac)
 }
 
 // certSteps write the batch's certificates; their leaves have indexes by now. A

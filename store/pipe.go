@@ -202,6 +202,9 @@ func (tx *txn) finish() (sent bool, err error) {
 		}
 		steps = append(tx.leafSteps(), tx.certSteps()...)
 	}
+	if err := tx.moveSeals(); err != nil {
+		return false, err
+	}
 	if tx.db.engine == migrations.Postgres && tx.begun && !tx.clockDue() {
 		return true, tx.pipe(append(steps, step{sql: "COMMIT"})...)
 	}

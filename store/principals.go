@@ -50,8 +50,13 @@ func (db *DB) CreatePrincipal(ctx context.Context, p access.Principal) error {
 }
 
 func (db *DB) insertPrincipal(ctx context.Context, p *access.Principal) (int64, error) {
-	return db.exec(ctx, `INSERT INTO principals (`+principalColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
-		p.Tenant, p.Name, string(p.Role), p.TokenHash[:], millis(p.CreatedAt), millis(p.ExpiresAt), millis(p.DisabledAt), db.principalMAC(p))
+	mac := db.principalMAC(p)
+	n, err := db.exec(ctx, `INSERT INTO principals (`+principalColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
+		p.Tenant, p.Name, string(p.Role), p.TokenHash[:], millis(p.CreatedAt), millis(p.ExpiresAt), millis(p.DisabledAt), mac)
+	if err == nil && n == 1 {
+		txFrom(ctx).reseal("principals", pair(p.Tenant, p.Name), nil, mac)
+	}
+	return n, err
 }
 
 // CreateFirstPrincipal implements [access.Store]. Two processes that start
@@ -62,6 +67,12 @@ func (db *DB) CreateFirstPrincipal(ctx context.Context, p access.Principal) (cre
 		var have int64
 		if err := db.queryRow(ctx, `SELECT COUNT(*) FROM principals`).Scan(&have); err != nil || have > 0 {
 			return err
+		}
+		// An empty table that was not empty is no reason to let anybody in.
+		if s, err := db.sealed(ctx, "principals"); err != nil {
+			return err
+		} else if s.Rows > 0 {
+			return ErrRowTampered.New("Table principals had %d rows and is empty.", s.Rows)
 		}
 		n, err := db.insertPrincipal(ctx, &p)
 		created = n == 1
@@ -116,11 +127,14 @@ func (db *DB) DisablePrincipal(ctx context.Context, s access.Scope, name string,
 				return access.ErrLastPlatform.New("%s.", name)
 			}
 		}
+		old := db.principalMAC(&p)
 		p.DisabledAt = timeOf(millis(now))
-		n, err := db.exec(ctx, `UPDATE principals SET disabled_at = $1, mac = $2 WHERE tenant = $3 AND name = $4 AND disabled_at = 0`, millis(p.DisabledAt), db.principalMAC(&p), s.Tenant, name)
+		mac := db.principalMAC(&p)
+		n, err := db.exec(ctx, `UPDATE principals SET disabled_at = $1, mac = $2 WHERE tenant = $3 AND name = $4 AND disabled_at = 0`, millis(p.DisabledAt), mac, s.Tenant, name)
 		if err == nil && n == 0 {
 			return ErrChanged.New("Principal %s.", name)
 		}
+		txFrom(ctx).reseal("principals", pair(s.Tenant, name), old, mac)
 		return err
 	})
 	return p, err

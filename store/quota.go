@@ -15,28 +15,30 @@ type quotaState struct {
 	state       string
 	changedAt   int64
 	used, delta int64
+	mac         []byte
+	checked     bool // the row was held against its MAC and the log
 	quota       int64
 }
 
 // account reads an account's row once per batch.
 func (tx *txn) account(k accountKey) (*quotaState, error) {
-	if q := tx.quotas[k]; q != nil {
-		return q, nil
+	if tx.quotas[k] == nil {
+		s := tx.accountStep(k)
+		if err := s.row(tx.rawQueryRow(s.sql, s.args...)); errors.Is(err, sql.ErrNoRows) {
+			return nil, ca.ErrAccountClosed.New("There is no order %s.", k.account)
+		} else if err != nil {
+			return nil, err
+		}
 	}
-	s := tx.accountStep(k)
-	if err := s.row(tx.rawQueryRow(s.sql, s.args...)); errors.Is(err, sql.ErrNoRows) {
-		return nil, ca.ErrAccountClosed.New("There is no order %s.", k.account)
-	} else if err != nil {
-		return nil, err
-	}
-	return tx.quotas[k], nil
+	q := tx.quotas[k]
+	return q, tx.checkOrder(k, q)
 }
 
 // accountStep reads an account's row into the batch.
 func (tx *txn) accountStep(k accountKey) step {
-	return step{`SELECT state, used, changed_at FROM orders WHERE tenant = $1 AND id = $2`, []any{k.tenant, k.account}, func(r row) error {
+	return step{`SELECT state, used, changed_at, mac FROM orders WHERE tenant = $1 AND id = $2`, []any{k.tenant, k.account}, func(r row) error {
 		q := &quotaState{}
-		if err := r.Scan(&q.state, &q.used, &q.changedAt); err != nil {
+		if err := r.Scan(&q.state, &q.used, &q.changedAt, &q.mac); err != nil {
 			return err
 		}
 		if tx.quotas == nil {
@@ -97,6 +99,7 @@ func (tx *txn) forgetAccount(tenant, account string) {
 func (tx *txn) quotaSteps() (steps []step) {
 	for k, q := range tx.quotas {
 		if q.delta != 0 {
+			tx.after = append(tx.after, func() { tx.db.guard.took(k, q.used+q.delta) })
 			steps = append(steps, step{sql: `UPDATE orders SET used = CASE WHEN state = 'open' AND used + $1 <= $4 THEN used + $1 END WHERE tenant = $2 AND id = $3`, args: []any{q.delta, k.tenant, k.account, q.quota}})
 		}
 	}

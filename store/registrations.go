@@ -2,11 +2,14 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strconv"
 
 	"hallmark/access"
+	"hallmark/fleet/registry"
 	"hallmark/provisioner"
 	"hallmark/provisioner/hook"
 )
@@ -26,7 +29,7 @@ func (db *DB) scanRegistration(r row) (g provisioner.Registration, err error) {
 		return g, err
 	}
 	g.TakeOver, g.Enabled, g.UpdatedAt = takeOver != 0, enabled != 0, timeOf(at)
-	if err := db.cfg.Seal.Verify(mac, "registrations", registrationFields(&g, at)...); err != nil {
+	if err := db.cfg.Seal.Verify(mac, "registrations", registrationFields(&g, at)...); err != nil || takeOver>>1 != 0 || enabled>>1 != 0 {
 		return g, ErrRowTampered.Wrap(err, "Table registrations, row %s.", g.Authority)
 	}
 	return g, nil
@@ -53,15 +56,48 @@ func (db *DB) Registrations(ctx context.Context, s access.Scope) (out []provisio
 func (db *DB) PutRegistration(ctx context.Context, g provisioner.Registration) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		at := millis(g.UpdatedAt)
-		n, err := db.exec(ctx, `INSERT INTO registrations (`+registrationColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-			ON CONFLICT (authority) DO UPDATE SET template = excluded.template, hook = excluded.hook, take_over = excluded.take_over, enabled = excluded.enabled, updated_at = excluded.updated_at, mac = excluded.mac
-			WHERE registrations.tenant = excluded.tenant`,
-			g.Tenant, g.Authority, g.Template, g.Hook, flag(g.TakeOver), flag(g.Enabled), at, db.cfg.Seal.MAC("registrations", registrationFields(&g, at)...))
-		if err == nil && n != 1 {
-			return ErrExists.New("The authority %s is registered by another tenant.", g.Authority) // S23
+		mac := db.cfg.Seal.MAC("registrations", registrationFields(&g, at)...)
+		old, err := db.oldMAC(ctx, `SELECT mac FROM registrations WHERE authority = $1 AND tenant = $2`, g.Authority, g.Tenant)
+		if err != nil {
+			return err
 		}
+		// An authority of ours has one tenant; a CA that was brought along may have
+		// several (S23), and its name is its id.
+		if _, err := registry.ParseCertificateID(g.Authority); err != nil {
+			var elsewhere bool
+			if err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM registrations WHERE authority = $1 AND tenant <> $2)`, g.Authority, g.Tenant).Scan(&elsewhere); err != nil {
+				return err
+			}
+			if elsewhere {
+				return ErrExists.New("The authority %s is registered by another tenant.", g.Authority)
+			}
+		}
+		n, err := db.exec(ctx, `INSERT INTO registrations (`+registrationColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT (tenant, authority) DO UPDATE SET template = excluded.template, hook = excluded.hook, take_over = excluded.take_over, enabled = excluded.enabled, updated_at = excluded.updated_at, mac = excluded.mac
+			WHERE registrations.mac = $9`,
+			g.Tenant, g.Authority, g.Template, g.Hook, flag(g.TakeOver), flag(g.Enabled), at, mac, notNull(old))
+		if err == nil && n != 1 {
+			return errStale
+		}
+		txFrom(ctx).reseal("registrations", pair(g.Tenant, g.Authority), old, mac)
 		return err
 	})
+}
+
+// oldMAC reads the MAC of the row that an upsert will replace, nil if there is
+// none; the upsert repeats it as its condition.
+func (db *DB) oldMAC(ctx context.Context, query string, args ...any) (mac []byte, err error) {
+	if err = db.queryRow(ctx, query, args...).Scan(&mac); errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return mac, err
+}
+
+func notNull(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
 }
 
 func flag(b bool) int {
@@ -111,9 +147,18 @@ func (db *DB) Templates(ctx context.Context, s access.Scope) (out []provisioner.
 func (db *DB) PutTemplate(ctx context.Context, d provisioner.TemplateDocument) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		at := millis(d.UpdatedAt)
-		_, err := db.exec(ctx, `INSERT INTO templates (`+templateColumns+`) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (tenant, name) DO UPDATE SET kind = excluded.kind, body = excluded.body, updated_at = excluded.updated_at, mac = excluded.mac`,
-			d.Tenant, d.Name, d.Kind, d.Body, at, db.cfg.Seal.MAC("templates", templateFields(&d, at)...))
+		mac := db.cfg.Seal.MAC("templates", templateFields(&d, at)...)
+		old, err := db.oldMAC(ctx, `SELECT mac FROM templates WHERE tenant = $1 AND name = $2`, d.Tenant, d.Name)
+		if err != nil {
+			return err
+		}
+		n, err := db.exec(ctx, `INSERT INTO templates (`+templateColumns+`) VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT (tenant, name) DO UPDATE SET kind = excluded.kind, body = excluded.body, updated_at = excluded.updated_at, mac = excluded.mac WHERE templates.mac = $7`,
+			d.Tenant, d.Name, d.Kind, d.Body, at, mac, notNull(old))
+		if err == nil && n != 1 {
+			return errStale
+		}
+		txFrom(ctx).reseal("templates", pair(d.Tenant, d.Name), old, mac)
 		return err
 	})
 }
@@ -202,44 +247,17 @@ func (db *DB) PutHook(ctx context.Context, h provisioner.HookDocument) error {
 	at := millis(h.UpdatedAt)
 	mac := db.cfg.Seal.MAC("hooks", db.hookMAC(h.Tenant, h.Name, h.URL, string(list), sealed, h.Roots, at)...)
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		_, err := db.exec(ctx, `INSERT INTO hooks (`+hookColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-			ON CONFLICT (tenant, name) DO UPDATE SET url = excluded.url, allow = excluded.allow, secrets = excluded.secrets, roots = excluded.roots, updated_at = excluded.updated_at, mac = excluded.mac`,
-			h.Tenant, h.Name, h.URL, string(list), sealed, h.Roots, at, mac)
-		return err
-	})
-}
-
-// brokenRegistrations reads every registration, template and hook, so that each
-// row's MAC is checked; they are few.
-func (db *DB) brokenRegistrations(ctx context.Context, tampered func(err error, object string) error) error {
-	for _, q := range []struct {
-		table, query string
-		scan         func(row) error
-	}{
-		{"registrations", `SELECT ` + registrationColumns + ` FROM registrations ORDER BY authority`, func(r row) error { _, err := db.scanRegistration(r); return err }},
-		{"templates", `SELECT ` + templateColumns + ` FROM templates ORDER BY tenant, name`, func(r row) error { _, err := db.scanTemplate(r); return err }},
-		{"hooks", `SELECT ` + hookColumns + ` FROM hooks ORDER BY tenant, name`, func(r row) error { _, err := db.scanHook(r); return err }},
-	} {
-		rows, err := db.query(ctx, q.query)
-		err = each(rows, err, func(r row) error {
-			k := firstTwo{row: r}
-			return tampered(q.scan(&k), q.table+" "+k.a+"/"+k.b)
-		})
+		old, err := db.oldMAC(ctx, `SELECT mac FROM hooks WHERE tenant = $1 AND name = $2`, h.Tenant, h.Name)
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// firstTwo remembers the first two columns, which name the row.
-type firstTwo struct {
-	row
-	a, b string
-}
-
-func (f *firstTwo) Scan(dest ...any) error {
-	err := f.row.Scan(dest...)
-	f.a, f.b = *dest[0].(*string), *dest[1].(*string)
-	return err
+		n, err := db.exec(ctx, `INSERT INTO hooks (`+hookColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT (tenant, name) DO UPDATE SET url = excluded.url, allow = excluded.allow, secrets = excluded.secrets, roots = excluded.roots, updated_at = excluded.updated_at, mac = excluded.mac WHERE hooks.mac = $9`,
+			h.Tenant, h.Name, h.URL, string(list), sealed, h.Roots, at, mac, notNull(old))
+		if err == nil && n != 1 {
+			return errStale
+		}
+		txFrom(ctx).reseal("hooks", pair(h.Tenant, h.Name), old, mac)
+		return err
+	})
 }

@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +13,6 @@ import (
 	"time"
 
 	"hallmark/access"
-	"hallmark/ca"
 	"hallmark/fleet"
 	"hallmark/fleet/registry"
 )
@@ -218,7 +215,26 @@ func (db *DB) PutThing(ctx context.Context, t registry.Thing, was int64) error {
 				return err
 			}
 		}
-		return nil
+		db.tellRegistry(ctx, registry.Change{Tenant: t.Tenant, Thing: r.foldedN})
+		return db.reindex(ctx, t.Tenant, r.foldedN)
+	})
+}
+
+// DropThing implements [registry.Store].
+func (db *DB) DropThing(ctx context.Context, s access.Scope, folded string, was int64) error {
+	folded = fold(folded)
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		n, err := db.exec(ctx, `DELETE FROM things WHERE tenant = $1 AND folded = $2 AND version = $3`, s.Tenant, folded, was)
+		if err == nil && n != 1 {
+			err = registry.ErrThingChanged.New("")
+		}
+		for _, q := range []string{`DELETE FROM thing_attributes WHERE tenant = $1 AND thing = $2`, `DELETE FROM thing_index WHERE tenant = $1 AND thing = $2`} {
+			if err == nil {
+				_, err = db.exec(ctx, q, s.Tenant, folded)
+			}
+		}
+		db.tellRegistry(ctx, registry.Change{Tenant: s.Tenant, Thing: folded})
+		return err
 	})
 }
 
@@ -227,100 +243,6 @@ func nonNil(l []string) []string {
 		return []string{}
 	}
 	return l
-}
-
-const principalSelect = `SELECT p.tenant, p.thing, t.name, p.authority, p.serial, p.status, p.attached_at, p.mac,
-	COALESCE(r.holder, ''), COALESCE(r.profile, ''), COALESCE(r.slot, ''), COALESCE(r.not_after, 0), COALESCE(v.revoked_at, 0), COALESCE(v.released_at, 0)
-	FROM thing_principals p
-	LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing
-	LEFT JOIN reservations r ON r.serial = p.serial AND r.authority = p.authority
-	LEFT JOIN revocations v ON v.authority = p.authority AND v.serial = p.serial `
-
-func principalFields(tenant, folded, authority string, serial []byte, status fleet.PrincipalStatus, at int64) [][]byte {
-	return [][]byte{[]byte(tenant), []byte(folded), []byte(authority), serial, []byte(status), []byte(strconv.FormatInt(at, 10))}
-}
-
-func (db *DB) scanThingPrincipal(r row) (p registry.Principal, err error) {
-	var folded string
-	var name sql.NullString
-	var serial, mac []byte
-	var at, notAfter, revoked, released int64
-	if err := r.Scan(&p.Tenant, &folded, &name, &p.Authority, &serial, (*string)(&p.Status), &at, &mac, &p.Holder, &p.Profile, &p.Slot, &notAfter, &revoked, &released); err != nil {
-		return p, err
-	}
-	// Revocation writes REVOKED without a MAC: a status that only takes away
-	// needs no protection, and every other one has it.
-	if err := db.cfg.Seal.Verify(mac, "thing_principals", principalFields(p.Tenant, folded, p.Authority, serial, p.Status, at)...); err != nil && p.Status != fleet.Revoked {
-		return p, ErrRowTampered.Wrap(err, "Table thing_principals, serial number %x.", serial)
-	}
-	if p.Thing = fleet.ThingName(name.String); !name.Valid {
-		p.Thing = fleet.ThingName(folded)
-	}
-	copy(p.Serial[:], serial)
-	p.AttachedAt, p.NotAfter, p.Revoked = timeOf(at), timeOf(notAfter), revoked != 0 && released == 0
-	return p, nil
-}
-
-// ThingPrincipal implements [registry.Store].
-func (db *DB) ThingPrincipal(ctx context.Context, s access.Scope, authority string, serial ca.Serial) (registry.Principal, error) {
-	p, err := db.scanThingPrincipal(db.queryRow(ctx, principalSelect+`WHERE p.authority = $1 AND p.serial = $2 AND p.tenant = $3`, authority, serial[:], s.Tenant))
-	if errors.Is(err, sql.ErrNoRows) {
-		return registry.Principal{}, registry.ErrPrincipalUnknown.New("")
-	}
-	return p, err
-}
-
-// ThingPrincipals implements [registry.Store].
-func (db *DB) ThingPrincipals(ctx context.Context, s access.Scope, folded string) (out []registry.Principal, err error) {
-	rows, err := db.query(ctx, principalSelect+`WHERE p.tenant = $1 AND p.thing = $2 ORDER BY p.attached_at, p.serial LIMIT 10000`, s.Tenant, fold(folded))
-	err = each(rows, err, func(r row) error {
-		p, err := db.scanThingPrincipal(r)
-		out = append(out, p)
-		return err
-	})
-	return out, err
-}
-
-// PutThingPrincipal implements [registry.Store].
-func (db *DB) PutThingPrincipal(ctx context.Context, p registry.Principal) error {
-	return db.Atomic(ctx, func(ctx context.Context) error {
-		at, folded := millis(p.AttachedAt), p.Thing.Fold()
-		mac := db.cfg.Seal.MAC("thing_principals", principalFields(p.Tenant, folded, p.Authority, p.Serial[:], p.Status, at)...)
-		n, err := db.exec(ctx, `INSERT INTO thing_principals (tenant, thing, authority, serial, status, attached_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7)
-			ON CONFLICT (authority, serial) DO UPDATE SET status = excluded.status, mac = excluded.mac WHERE thing_principals.tenant = excluded.tenant AND thing_principals.thing = excluded.thing AND thing_principals.attached_at = excluded.attached_at AND (thing_principals.status <> 'REVOKED' OR excluded.status = 'REVOKED')`,
-			p.Tenant, folded, p.Authority, p.Serial[:], string(p.Status), at, mac)
-		if err == nil && n != 1 {
-			return registry.ErrPrincipalBound.New("")
-		}
-		return err
-	})
-}
-
-// PutPolicy implements [registry.Store]. A policy's name is the hash of its
-// document, so a second one changes nothing.
-func (db *DB) PutPolicy(ctx context.Context, p registry.Policy, now time.Time) error {
-	return db.Atomic(ctx, func(ctx context.Context) error {
-		_, err := db.exec(ctx, `INSERT INTO policies (tenant, name, document, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, name) DO NOTHING`, p.Tenant, p.Name, p.Document, millis(now))
-		return err
-	})
-}
-
-// Policy implements [registry.Store].
-func (db *DB) Policy(ctx context.Context, s access.Scope, name string) (registry.Policy, error) {
-	p := registry.Policy{Tenant: s.Tenant, Name: name}
-	err := db.queryRow(ctx, `SELECT document FROM policies WHERE tenant = $1 AND name = $2`, s.Tenant, name).Scan(&p.Document)
-	if err != nil {
-		return p, notFound(err, "There is no policy %s.", name)
-	}
-	if !policyHashed(name, p.Document) {
-		return p, ErrRowTampered.New("Table policies, row %s/%s.", s.Tenant, name)
-	}
-	return p, nil
-}
-
-func policyHashed(name, document string) bool {
-	sum := sha256.Sum256([]byte(document))
-	return name == hex.EncodeToString(sum[:])
 }
 
 // Broken implements [registry.Store]. It goes through the tables in pages, so
@@ -361,44 +283,16 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 				}
 				continue
 			}
-			for _, name := range t.Policies {
-				if _, err := db.Policy(ctx, access.Scope{Tenant: tenant}, name); errors.Is(err, ErrRowTampered) {
-					report("row-tampered", "policies "+tenant+"/"+name, "The document is not the one that its name is the hash of.")
-				} else if err != nil && !errors.Is(err, ErrNotFound) {
-					return err
-				} else if err != nil && len(name) == 64 && strings.Trim(name, "0123456789abcdef") == "" {
-					report("policy-missing", object, "It has the policy "+name+", which is not stored.")
-				}
+			if err := db.checkIndex(ctx, &t, report); err != nil {
+				return err
 			}
 		}
 	}
-	// 2. Principals.
-	var authority string
-	var serial []byte
-	for {
-		n := 0
-		rows, err := db.query(ctx, principalSelect+`WHERE p.authority > $1 OR (p.authority = $1 AND p.serial > $2) ORDER BY p.authority, p.serial LIMIT 500`, authority, append([]byte{}, serial...))
-		err = each(rows, err, func(row row) error {
-			n++
-			k := keepKey{row: row}
-			p, err := db.scanThingPrincipal(&k)
-			if err == nil || errors.Is(err, ErrRowTampered) {
-				authority, serial = k.authority, k.serial
-			}
-			return tampered(err, fmt.Sprintf("thing_principals %s/%x", p.Authority, k.serial))
-		})
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			break
-		}
-	}
-	// 3. What must lead from one table to another. Each query lists what does not.
+	// 2. What must lead from one table to another. Each query lists what does not.
 	for _, q := range []struct{ check, table, detail, query string }{
-		{"thing-missing", "thing_principals", "Its thing does not exist.", `SELECT p.authority, p.serial FROM thing_principals p LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing WHERE t.folded IS NULL`},
-		{"certificate-missing", "thing_principals", "Its certificate does not exist.", `SELECT p.authority, p.serial FROM thing_principals p LEFT JOIN reservations r ON r.serial = p.serial AND r.authority = p.authority AND r.tenant = p.tenant LEFT JOIN certificates c ON c.reservation = r.id WHERE c.reservation IS NULL`},
-		{"ldevid-unattached", "certificates", "The operational certificate belongs to no thing; the device completes it when it registers again.", `SELECT r.authority, r.serial FROM reservations r JOIN certificates c ON c.reservation = r.id LEFT JOIN thing_principals p ON p.authority = r.authority AND p.serial = r.serial WHERE r.profile = 'ldevid' AND p.serial IS NULL`},
+		{"certificate-missing", "device_certificates", "Its certificate does not exist.", `SELECT d.authority, d.serial FROM device_certificates d LEFT JOIN reservations r ON r.serial = d.serial AND r.authority = d.authority AND r.tenant = d.tenant LEFT JOIN certificates c ON c.reservation = r.id WHERE d.authority <> '' AND c.reservation IS NULL`},
+		{"ldevid-unattached", "certificates", "The operational certificate belongs to no thing; the device completes it when it registers again.", `SELECT r.authority, r.serial FROM reservations r JOIN certificates c ON c.reservation = r.id LEFT JOIN device_certificates d ON d.authority = r.authority AND d.serial = r.serial AND d.tenant = r.tenant
+			LEFT JOIN thing_principals p ON p.tenant = d.tenant AND p.certificate = d.id WHERE r.profile = 'ldevid' AND p.certificate IS NULL`},
 	} {
 		rows, err := db.query(ctx, q.query)
 		err = each(rows, err, func(row row) error {
@@ -412,23 +306,32 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 			return err
 		}
 	}
-	rows, err := db.query(ctx, `SELECT p.authority, p.serial FROM thing_principals p JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing JOIN reservations r ON r.serial = p.serial AND r.authority = p.authority
-		LEFT JOIN revocations v ON v.authority = p.authority AND v.serial = p.serial WHERE r.holder <> t.holder AND p.status IN ('ACTIVE', 'PENDING_ACTIVATION') AND r.not_after > $1 AND (v.serial IS NULL OR v.released_at > 0)`, millis(now))
+	rows, err := db.query(ctx, `SELECT p.certificate, p.thing FROM thing_principals p JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing JOIN device_certificates d ON d.tenant = p.tenant AND d.id = p.certificate
+		LEFT JOIN revocations v ON v.authority = d.authority AND v.serial = d.serial WHERE d.authority <> '' AND t.holder <> '' AND d.holder <> t.holder AND d.status IN ('ACTIVE', 'PENDING_ACTIVATION') AND d.not_after > $1 AND (v.serial IS NULL OR v.released_at > 0)`, millis(now))
 	err = each(rows, err, func(row row) error {
-		var a string
-		var s []byte
-		err := row.Scan(&a, &s)
-		report("thing-two-holders", fmt.Sprintf("thing_principals %s/%x", a, s), "It is live for a thing that belongs to another identity (S22).")
+		var id, thing string
+		err := row.Scan(&id, &thing)
+		report("thing-two-holders", "thing_principals "+id+"/"+thing, "It is live for a thing that belongs to another identity (S22).")
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	for _, q := range []struct{ check, table, detail, query string }{
-		{"holder-missing", "things", "Its identity has no birth certificate.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN identities i ON i.tenant = t.tenant AND i.holder = t.holder AND i.profile = 'idevid' WHERE i.holder IS NULL`},
-		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant WHERE g.authority IS NULL`},
+		{"holder-missing", "things", "Its identity has no birth certificate.", `SELECT t.tenant, t.folded FROM things t JOIN authorities a ON a.name = t.registered_by AND a.tenant = t.tenant LEFT JOIN identities i ON i.tenant = t.tenant AND i.holder = t.holder AND i.profile = 'idevid' WHERE i.holder IS NULL`},
+		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant WHERE t.registered_by <> '' AND g.authority IS NULL`},
+		{"thing-missing", "thing_principals", "Its thing does not exist.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing WHERE t.folded IS NULL`},
+		{"certificate-missing", "thing_principals", "Its certificate is not registered.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN device_certificates d ON d.tenant = p.tenant AND d.id = p.certificate WHERE d.id IS NULL`},
+		{"ca-missing", "device_certificates", "The CA that it was registered with does not exist.", `SELECT d.tenant, d.id FROM device_certificates d LEFT JOIN registered_cas c ON c.tenant = d.tenant AND c.id = d.ca WHERE d.ca <> '' AND c.id IS NULL`},
+		{"policy-missing", "policy_attachments", "Its policy does not exist.", `SELECT a.target, a.policy FROM policy_attachments a LEFT JOIN policies p ON p.tenant = a.tenant AND p.folded = a.policy WHERE p.folded IS NULL`},
+		{"certificate-missing", "policy_attachments", "Its target is not registered.", `SELECT a.target, a.policy FROM policy_attachments a LEFT JOIN device_certificates d ON d.tenant = a.tenant AND a.target = 'cert/' || d.id WHERE a.target >= 'cert/' AND a.target < 'cert0' AND d.id IS NULL`},
+		{"group-missing", "policy_attachments", "Its target does not exist.", `SELECT a.target, a.policy FROM policy_attachments a LEFT JOIN thing_groups g ON g.tenant = a.tenant AND g.class = 'thing' AND a.target = 'thinggroup/' || g.folded WHERE NOT (a.target >= 'cert/' AND a.target < 'cert0') AND g.folded IS NULL`},
+		{"policy-version-missing", "policies", "Its default version does not exist.", `SELECT p.tenant, p.folded FROM policies p LEFT JOIN policy_versions v ON v.tenant = p.tenant AND v.policy = p.folded AND v.number = p.default_version WHERE v.number IS NULL`},
+		{"policy-missing", "policy_versions", "Its policy does not exist.", `SELECT v.tenant, v.policy FROM policy_versions v LEFT JOIN policies p ON p.tenant = v.tenant AND p.folded = v.policy WHERE p.folded IS NULL`},
+		{"group-missing", "thing_groups", "The group above it does not exist.", `SELECT g.tenant, g.folded FROM thing_groups g LEFT JOIN thing_groups u ON u.tenant = g.tenant AND u.class = g.class AND u.folded = g.parent WHERE g.parent <> '' AND u.folded IS NULL`},
+		{"thing-missing", "thing_index", "Its thing does not exist.", `SELECT DISTINCT i.tenant, i.thing FROM thing_index i LEFT JOIN things t ON t.tenant = i.tenant AND t.folded = i.thing WHERE t.folded IS NULL`},
 		{"thing-missing", "thing_attributes", "Its thing does not exist.", `SELECT DISTINCT a.tenant, a.thing FROM thing_attributes a LEFT JOIN things t ON t.tenant = a.tenant AND t.folded = a.thing WHERE t.folded IS NULL`},
-		{"authority-missing", "registrations", "Its authority does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN authorities a ON a.name = g.authority AND a.tenant = g.tenant WHERE a.name IS NULL`},
+		{"authority-missing", "registrations", "Its authority does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN authorities a ON a.name = g.authority AND a.tenant = g.tenant LEFT JOIN registered_cas c ON c.tenant = g.tenant AND c.id = g.authority WHERE a.name IS NULL AND c.id IS NULL`},
 		{"template-missing", "registrations", "Its template does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN templates m ON m.tenant = g.tenant AND m.name = g.template WHERE m.name IS NULL`},
 		{"hook-missing", "registrations", "Its hook does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN hooks h ON h.tenant = g.tenant AND h.name = g.hook WHERE g.hook <> '' AND h.name IS NULL`},
 	} {
@@ -443,18 +346,5 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 			return err
 		}
 	}
-	return db.brokenRegistrations(ctx, tampered)
-}
-
-// keepKey remembers the key of a principal's row even if the row is not believed.
-type keepKey struct {
-	row
-	authority string
-	serial    []byte
-}
-
-func (k *keepKey) Scan(dest ...any) error {
-	err := k.row.Scan(dest...)
-	k.authority, k.serial = *dest[3].(*string), *dest[4].(*[]byte)
-	return err
+	return nil
 }

@@ -1,9 +1,9 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"strconv"
 	"time"
@@ -17,9 +17,53 @@ var _ provisioner.StationStore = (*DB)(nil)
 func number(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
 
 func (db *DB) codeMAC(c *provisioner.StationCode) []byte {
-	// Attempts and redemption change by this program alone and only narrow the
-	// code; what makes it valid is covered.
-	return db.cfg.Seal.MAC("station_codes", c.Hash[:], []byte(c.Tenant), []byte(c.Station), []byte(c.Site), []byte(c.CreatedBy), number(millis(c.ExpiresAt)))
+	var spki []byte
+	if c.SPKI != nil {
+		spki = c.SPKI[:]
+	}
+	return db.cfg.Seal.MAC("station_codes", c.Hash[:], []byte(c.Tenant), []byte(c.Station), []byte(c.Site), []byte(c.CreatedBy), number(millis(c.ExpiresAt)),
+		number(int64(c.Attempts)), spki, number(millis(c.RedeemedAt)))
+}
+
+const codeColumns = `hash, tenant, station, site, created_by, expires_at, attempts, spki, redeemed_at, mac`
+
+// scanCode reads a code and its MAC.
+func (db *DB) scanCode(r row) (c provisioner.StationCode, mac []byte, err error) {
+	var hash, spki []byte
+	var expires, redeemed int64
+	if err := r.Scan(&hash, &c.Tenant, &c.Station, &c.Site, &c.CreatedBy, &expires, &c.Attempts, &spki, &redeemed, &mac); err != nil {
+		return c, nil, err
+	}
+	copy(c.Hash[:], hash)
+	c.ExpiresAt, c.RedeemedAt = timeOf(expires), timeOf(redeemed)
+	if spki != nil {
+		c.SPKI = new([32]byte)
+		copy(c.SPKI[:], spki)
+	}
+	if len(hash) != len(c.Hash) || spki != nil && len(spki) != len(c.SPKI) || db.cfg.Seal.Verify(mac, "station_codes", hash, []byte(c.Tenant), []byte(c.Station), []byte(c.Site),
+		[]byte(c.CreatedBy), number(expires), number(int64(c.Attempts)), spki, number(redeemed)) != nil {
+		return c, mac, ErrRowTampered.New("Table station_codes, a code of station %s.", c.Station)
+	}
+	return c, mac, nil
+}
+
+func codeKey(c *provisioner.StationCode) string {
+	return pair(c.Tenant, c.Station) + "/" + hex.EncodeToString(c.Hash[:8])
+}
+
+// moveCode changes what a code remembers of its use.
+func (db *DB) moveCode(ctx context.Context, c *provisioner.StationCode, old []byte) error {
+	var spki []byte
+	if c.SPKI != nil {
+		spki = c.SPKI[:]
+	}
+	mac := db.codeMAC(c)
+	n, err := db.exec(ctx, `UPDATE station_codes SET attempts = $1, spki = $2, redeemed_at = $3, mac = $4 WHERE hash = $5 AND mac = $6`, c.Attempts, spki, millis(c.RedeemedAt), mac, c.Hash[:], old)
+	if err == nil && n == 0 {
+		return errStale
+	}
+	txFrom(ctx).reseal("station_codes", codeKey(c), old, mac)
+	return err
 }
 
 func (db *DB) stationMAC(s *provisioner.Station) []byte {
@@ -37,8 +81,10 @@ func (db *DB) CreateStationCode(ctx context.Context, c provisioner.StationCode) 
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
+		mac := db.codeMAC(&c)
 		_, err = db.exec(ctx, `INSERT INTO station_codes (hash, tenant, station, site, created_by, expires_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			c.Hash[:], c.Tenant, c.Station, c.Site, c.CreatedBy, millis(c.ExpiresAt), db.codeMAC(&c))
+			c.Hash[:], c.Tenant, c.Station, c.Site, c.CreatedBy, millis(c.ExpiresAt), mac)
+		txFrom(ctx).reseal("station_codes", codeKey(&c), nil, mac)
 		return err
 	})
 }
@@ -48,46 +94,39 @@ func (db *DB) Redeem(ctx context.Context, hash [32]byte, station string, spki [3
 	var refused error
 	err = db.Atomic(ctx, func(ctx context.Context) error {
 		refused = nil
-		c := provisioner.StationCode{Hash: hash}
-		var bound, mac []byte
-		var expires, redeemed int64
-		err := db.queryRow(ctx, `SELECT tenant, station, site, created_by, expires_at, attempts, spki, redeemed_at, mac FROM station_codes WHERE hash = $1`, hash[:]).
-			Scan(&c.Tenant, &c.Station, &c.Site, &c.CreatedBy, &expires, &c.Attempts, &bound, &redeemed, &mac)
+		c, mac, err := db.scanCode(db.queryRow(ctx, `SELECT `+codeColumns+` FROM station_codes WHERE hash = $1`, hash[:]))
 		if errors.Is(err, sql.ErrNoRows) {
 			return provisioner.ErrStationCode.New("")
 		}
 		if err != nil {
 			return err
 		}
-		c.ExpiresAt = timeOf(expires)
-		if err := db.cfg.Seal.Verify(mac, "station_codes", c.Hash[:], []byte(c.Tenant), []byte(c.Station), []byte(c.Site), []byte(c.CreatedBy), number(expires)); err != nil {
-			return ErrRowTampered.Wrap(err, "Table station_codes.")
-		}
-		if !db.clock.steady(now).Before(c.ExpiresAt) || c.Attempts >= provisioner.MaxCodeAttempts {
+		// Whoever redeemed it may come again, however many others tried after it (A40).
+		mine := c.SPKI != nil && *c.SPKI == spki && c.Station == station
+		if !db.clock.steady(now).Before(c.ExpiresAt) || c.Attempts >= provisioner.MaxCodeAttempts && !mine {
 			return provisioner.ErrStationCode.New("")
 		}
-		if c.Station != station || bound != nil && !bytes.Equal(bound, spki[:]) {
+		if c.Station != station || c.SPKI != nil && *c.SPKI != spki {
 			refused = provisioner.ErrStationCode.New("")
-			_, err := db.exec(ctx, `UPDATE station_codes SET attempts = attempts + 1 WHERE hash = $1`, hash[:])
-			return err // the attempt is kept, the refusal returned below
+			c.Attempts++
+			return db.moveCode(ctx, &c, mac) // the attempt is kept, the refusal returned below
 		}
-		if bound != nil {
+		if c.SPKI != nil {
 			st, err = db.Station(ctx, access.Scope{Tenant: c.Tenant}, station)
 			return err
 		}
-		n, err := db.exec(ctx, `UPDATE station_codes SET spki = $1, redeemed_at = $2 WHERE hash = $3 AND spki IS NULL`, spki[:], millis(now), hash[:])
-		if err != nil {
+		c.SPKI, c.RedeemedAt = &spki, now
+		if err := db.moveCode(ctx, &c, mac); err != nil {
 			return err
 		}
-		if n == 0 {
-			return errStale
-		}
 		st = provisioner.Station{ID: c.Station, Tenant: c.Tenant, Site: c.Site, State: "active", SPKI: spki, EnrolledAt: timeOf(millis(now))}
-		n, err = db.exec(ctx, `INSERT INTO stations (tenant, id, site, state, spki, enrolled_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, id) DO NOTHING`,
-			st.Tenant, st.ID, st.Site, st.State, st.SPKI[:], millis(st.EnrolledAt), db.stationMAC(&st))
+		made := db.stationMAC(&st)
+		n, err := db.exec(ctx, `INSERT INTO stations (tenant, id, site, state, spki, enrolled_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, id) DO NOTHING`,
+			st.Tenant, st.ID, st.Site, st.State, st.SPKI[:], millis(st.EnrolledAt), made)
 		if err == nil && n == 0 {
 			return provisioner.ErrStationExists.New("Station %s.", st.ID)
 		}
+		txFrom(ctx).reseal("stations", pair(st.Tenant, st.ID), nil, made)
 		clear(txFrom(ctx).trust)
 		return err
 	})
@@ -140,8 +179,14 @@ func (db *DB) RevokeStation(ctx context.Context, s access.Scope, id string) erro
 		if err != nil {
 			return err
 		}
+		old := db.stationMAC(&st)
 		st.State = "revoked"
-		_, err = db.exec(ctx, `UPDATE stations SET state = $1, mac = $2 WHERE tenant = $3 AND id = $4`, st.State, db.stationMAC(&st), s.Tenant, id)
+		mac := db.stationMAC(&st)
+		n, err := db.exec(ctx, `UPDATE stations SET state = $1, mac = $2 WHERE tenant = $3 AND id = $4 AND mac = $5`, st.State, mac, s.Tenant, id, old)
+		if err == nil && n == 0 {
+			return errStale
+		}
+		txFrom(ctx).reseal("stations", pair(s.Tenant, id), old, mac)
 		clear(txFrom(ctx).trust)
 		return err
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite" // driver "sqlite"
 
+	"hallmark/fleet/registry"
 	"hallmark/internal/seal"
 	"hallmark/migrations"
 )
@@ -65,9 +66,13 @@ type DB struct {
 	prep    map[string]*sql.Stmt
 	waiters notifier
 	clock   clock
+	guard   guard
 	Stats   Stats
 
 	patience time.Duration // for one batch on PostgreSQL
+
+	listenMu  sync.RWMutex
+	listeners []func(registry.Change)
 }
 
 // Open opens the database, upgrades its schema, and starts the writers.
@@ -94,7 +99,8 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		db.closeHandles()
 		return nil, err
 	}
-	if err := db.migrate(ctx); err != nil {
+	upgraded, err := db.migrate(ctx)
+	if err != nil {
 		db.closeHandles()
 		return nil, err
 	}
@@ -105,9 +111,15 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	// One group commit at a time, on PostgreSQL too: the log's head is one row, so
 	// two would wait for each other, and each would carry half as many.
 	db.queue.start(db, 1)
-	if err := db.openClock(ctx); err != nil {
-		db.Close()
-		return nil, err
+	for _, open := range []func() error{
+		func() error { return db.openSeals(ctx, upgraded) },
+		func() error { return db.openClock(ctx) },
+		func() error { return db.openGuard(ctx) },
+	} {
+		if err := open(); err != nil {
+			db.Close()
+			return nil, err
+		}
 	}
 	return db, nil
 }
@@ -188,55 +200,59 @@ func (db *DB) openPostgres(ctx context.Context) error {
 }
 
 // migrate brings the schema up to date, one transaction a step, and refuses a
-// database that a newer program has made unreadable for this one.
-func (db *DB) migrate(ctx context.Context) error {
+// database that a newer program has made unreadable for this one. It tells whether
+// it took a step.
+func (db *DB) migrate(ctx context.Context) (upgraded bool, err error) {
 	steps, err := migrations.For(db.engine)
 	if err != nil {
-		return err
+		return false, err
 	}
 	conn, err := db.write.Conn(ctx)
 	if err != nil {
-		return ErrOpen.Wrap(err, "")
+		return false, ErrOpen.Wrap(err, "")
 	}
 	defer conn.Close()
 	if db.cfg.ReadOnly {
-		return db.checkVersion(ctx, conn, len(steps))
+		return false, db.checkVersion(ctx, conn, len(steps))
 	}
 	if db.engine == migrations.Postgres {
 		// Two services that start together migrate one after the other.
 		if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock(4835112)`); err != nil {
-			return ErrOpen.Wrap(err, "")
+			return false, ErrOpen.Wrap(err, "")
 		}
 		defer conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(4835112)`)
 	}
-	if _, err := conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, min_reader BIGINT NOT NULL, applied_at BIGINT NOT NULL)`); err != nil {
-		return ErrOpen.Wrap(err, "")
+	octets := map[migrations.Engine]string{migrations.SQLite: "BLOB", migrations.Postgres: "BYTEA"}[db.engine]
+	if _, err := conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, min_reader BIGINT NOT NULL, applied_at BIGINT NOT NULL, mac `+octets+`)`); err != nil {
+		return false, ErrOpen.Wrap(err, "")
 	}
 	if err := db.checkVersion(ctx, conn, len(steps)); err != nil {
-		return err
+		return false, err
 	}
 	var have int
 	if err := conn.QueryRowContext(ctx, `SELECT COALESCE(MAX(version),0) FROM schema_version`).Scan(&have); err != nil {
-		return ErrOpen.Wrap(err, "")
+		return false, ErrOpen.Wrap(err, "")
 	}
 	for _, m := range steps[min(have, len(steps)):] {
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
-			return ErrOpen.Wrap(err, "")
+			return false, ErrOpen.Wrap(err, "")
 		}
 		if _, err = tx.ExecContext(ctx, m.SQL); err == nil {
-			_, err = tx.ExecContext(ctx, `INSERT INTO schema_version (version, min_reader, applied_at) VALUES ($1, $2, $3)`, m.Number, migrations.MinReader, db.now().UnixMilli())
+			at := db.now().UnixMilli()
+			_, err = tx.ExecContext(ctx, `INSERT INTO schema_version (version, min_reader, applied_at, mac) VALUES ($1, $2, $3, $4)`, m.Number, migrations.MinReader, at, db.versionMAC(int64(m.Number), migrations.MinReader, at))
 		}
 		if err != nil {
 			tx.Rollback()
-			return ErrOpen.Wrap(err, "Migration %04d_%s failed and was rolled back.", m.Number, m.Name)
+			return false, ErrOpen.Wrap(err, "Migration %04d_%s failed and was rolled back.", m.Number, m.Name)
 		}
 		if err := tx.Commit(); err != nil {
-			return ErrOpen.Wrap(err, "Migration %04d_%s failed.", m.Number, m.Name)
+			return false, ErrOpen.Wrap(err, "Migration %04d_%s failed.", m.Number, m.Name)
 		}
+		upgraded = true
 		db.log.InfoContext(ctx, "schema migrated", "version", m.Number, "name", m.Name)
 	}
-	return nil
+	return upgraded, nil
 }
 
 func (db *DB) checkVersion(ctx context.Context, conn *sql.Conn, mine int) error {
@@ -329,9 +345,9 @@ func (db *DB) queryRow(ctx context.Context, query string, args ...any) row {
 	}
 	s, err := db.prepared(ctx, query)
 	if err != nil {
-		return errRow{err}
+		return errRow{unreachable(err)}
 	}
-	return s.QueryRowContext(ctx, args...)
+	return readRow{s.QueryRowContext(ctx, args...)}
 }
 
 // query reads rows, inside the transaction of ctx if there is one.
@@ -371,7 +387,7 @@ func each(rows *sql.Rows, err error, scan func(row) error) error {
 			return err
 		}
 	}
-	return rows.Err()
+	return unreachable(rows.Err())
 }
 
 // notFound turns "no rows" into a fault and leaves other errors.

@@ -34,6 +34,7 @@ type txn struct {
 	lost               error                    // why rows that waited could not be written
 	trust              map[requester]error      // requesters found good or bad in this batch
 	ahead              map[*ca.Claim]*holderRow // what was read before the jobs ran; forgotten once one writes
+	seals              map[string]*tableSeal    // by how much they change
 	undo               []func()
 	after              []func()
 }

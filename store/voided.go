@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+
+	"hallmark/ca"
 )
 
 // stateVoid is an identity whose only reservation was abandoned and is listed:
@@ -65,7 +67,9 @@ func (db *DB) ReturnQuota(ctx context.Context, after int64, limit int) (last int
 				if err == nil && n == 0 {
 					err = ErrRowTampered.New("Table orders, %s counts fewer units than it has.", v.account)
 				}
-				txFrom(ctx).forgetAccount(v.tenant, v.account)
+				tx := txFrom(ctx)
+				tx.after = append(tx.after, func() { db.guard.returned(accountKey{v.tenant, v.account}) })
+				tx.forgetAccount(v.tenant, v.account)
 				return err
 			})
 			switch {
@@ -78,6 +82,13 @@ func (db *DB) ReturnQuota(ctx context.Context, after int64, limit int) (last int
 		last = v.leaf
 	}
 	return last, returned, nil
+}
+
+// known tells whether there is an identity, also one that is void.
+func (db *DB) known(ctx context.Context, id ca.Identity) (bool, error) {
+	var n int
+	err := db.queryRow(ctx, `SELECT COUNT(*) FROM identities WHERE tenant = $1 AND holder = $2 AND profile = $3 AND slot = $4`, id.Tenant, fold(id.Holder), id.Profile, id.Slot).Scan(&n)
+	return n > 0, err
 }
 
 // errNothing ends a transaction that found nothing to do.

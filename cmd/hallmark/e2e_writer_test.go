@@ -10,7 +10,7 @@ import (
 	"encoding/json"
 	"math/big"
 	"net/http"
-	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +21,7 @@ import (
 	"hallmark/ca"
 	"hallmark/ca/csr"
 	"hallmark/device"
+	"hallmark/migrations"
 	"hallmark/station/uplink"
 )
 
@@ -128,61 +129,15 @@ func (w *writerSite) intrude(t *testing.T) *intruder {
 	return intrude(t, w.path("state", "hallmark.db"))
 }
 
-// notSeen are changes that fsck does not see, or not in every row, with the reason.
-var notSeen = map[string]string{
-	"authorities.created_at":       "nothing compares it with the log or a MAC",
-	"blocks.blocked_at":            "nothing compares it with the log or a MAC",
-	"blocks.blocked_by":            "nothing compares it with the log or a MAC",
-	"blocks.note":                  "nothing compares it with the log or a MAC",
-	"certificates.issued_at":       "nothing compares it with the log or a MAC",
-	"crls delete":                  "of a root: only issuing authorities must have a list",
-	"crls.leaf":                    "not compared with the log size that the list covers",
-	"hooks delete":                 "a deleted row leaves no trace",
-	"identities.evidence":          "the device's signature is not verified again",
-	"identities.installed_at":      "not compared",
-	"identities.rekeys":            "nothing compares it with the log or a MAC",
-	"identities.station":           "not compared with the requester",
-	"log_head.id":                  "fsck ends with an error instead of a finding",
-	"log_head delete":              "fsck ends with an error instead of a finding",
-	"log_head.size":                "a larger size is not compared with the leaves",
-	"log_leaves.at":                "not for each type",
-	"log_leaves.serial":            "not for blocks",
-	"orders delete":                "an order without units leaves no trace",
-	"orders.changed_at":            "nothing compares it with the log or a MAC",
-	"orders.created_at":            "nothing compares it with the log or a MAC",
-	"orders.created_by":            "nothing compares it with the log or a MAC",
-	"orders.envelope":              "of a draft",
-	"orders.state":                 "a state that does not exist is not looked at",
-	"thing_principals.mac":         "a REVOKED row needs none",
-	"thing_principals.attached_at": "of a REVOKED row",
-	"orders.product":               "nothing compares it with the log or a MAC",
-	"policies.created_at":          "nothing compares it with the log or a MAC",
-	"principals delete":            "a deleted row leaves no trace",
-	"public_keys.state":            "not compared with the revocations for keyCompromise",
-	"registrations.enabled":        "2 reads as 1, whose MAC is right",
-	"reservations.operator":        "nothing compares it with the log or a MAC",
-	"reservations.origin":          "not compared with the policy OID of the TBS",
-	"reservations.requester":       "not compared",
-	"reservations.reserved_at":     "nothing compares it with the log or a MAC",
-	"reservations.shard":           "not compared with the TBS's distribution point",
-	"reservations.tool":            "nothing compares it with the log or a MAC",
-	"reservations.version":         "nothing compares it with the log or a MAC",
-	"revocations.holder":           "not compared with the reservation",
-	"revocations.not_after":        "not compared with the reservation",
-	"revocations.note":             "nothing compares it with the log or a MAC",
-	"revocations.revoked_at":       "not compared with the signed list",
-	"revocations.revoked_by":       "nothing compares it with the log or a MAC",
-	"revocations.tenant":           "not compared with the reservation",
-	"schema_version delete":        "the version table is not looked at",
-	"schema_version.applied_at":    "nothing compares it with the log or a MAC",
-	"schema_version.min_reader":    "the version table is not looked at",
-	"schema_version.version":       "the version table is not looked at",
-	"station_codes delete":         "a deleted row leaves no trace",
-	"station_codes.attempts":       "outside the MAC",
-	"station_codes.redeemed_at":    "outside the MAC",
-	"station_codes.spki":           "outside the MAC",
-	"stations delete":              "a deleted row leaves no trace",
-	"templates delete":             "a deleted row leaves no trace",
+// filled tells whether the site has to have rows in a table: those of the first
+// migration. What came later is tried as soon as the site uses it.
+func filled(t *testing.T, table string) bool {
+	t.Helper()
+	steps, err := migrations.For(migrations.SQLite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table == "schema_version" || strings.Contains(steps[0].SQL, "CREATE TABLE "+table+" (")
 }
 
 // TestS32_DatabaseWriter covers S32, the sixth of the ten ways and, on the same
@@ -203,10 +158,7 @@ func (w *writerSite) seen(t *testing.T) {
 	check := func(t *testing.T, table, what string, row []any) {
 		t.Helper()
 		found := w.findings()
-		reason, known := notSeen[what]
 		switch {
-		case known && os.Getenv("HALLMARK_GAPS") != "1" && (len(found) == 0 || !rowNamed(found, table, row)):
-			t.Skip("not yet: " + reason)
 		case len(found) == 0:
 			t.Errorf("fsck does not see it: %s", what)
 		case !rowNamed(found, table, row):
@@ -228,7 +180,9 @@ func (w *writerSite) seen(t *testing.T) {
 		rows := i.count(table)
 		i.db.Close()
 		if rows == 0 {
-			t.Errorf("table %s is empty: the site has to fill it", table)
+			if filled(t, table) {
+				t.Errorf("table %s is empty: the site has to fill it", table)
+			}
 			continue
 		}
 		do(table+" delete", func(i *intruder) []any {
@@ -239,18 +193,22 @@ func (w *writerSite) seen(t *testing.T) {
 		if rows > 1 {
 			do(table+" swap", func(i *intruder) []any {
 				r := i.pick(table, cols, 2)
+				for try := 0; sameBesideKey(cols, r[0], r[1]); try++ { // to swap them changes nothing
+					if try == 100 {
+						t.Skip("all rows say the same")
+					}
+					r = i.pick(table, cols, 2)
+				}
 				i.swap(table, cols, r[0], r[1])
 				return append(r[0], r[1]...)
 			})
 		}
-		// Each column in the long form; in the short one a column that has to be seen.
-		at := []int{}
-		for n, c := range cols {
-			if _, known := notSeen[table+"."+c.name]; long() || !known {
-				at = append(at, n)
-			}
+		// Each column in the long form, one in the short.
+		at := make([]int, len(cols))
+		for n := range at {
+			at[n] = n
 		}
-		if !long() && len(at) > 0 {
+		if !long() {
 			b, err := rand.Int(rand.Reader, big.NewInt(int64(len(at))))
 			if err != nil {
 				t.Fatal(err)
@@ -270,16 +228,14 @@ func (w *writerSite) seen(t *testing.T) {
 	w.clean()
 }
 
-// notYet are changes with which a database writer still gains something, with the
-// cause.
-var notYet = map[string]string{
-	"the order's counter set back":            "the counter alone decides",
-	"counter and identities set back":         "the counter alone decides",
-	"a revocation's end set back":             "fsck does not compare it",
-	"a revocation moved behind the log's end": "the set reads leaves from 0 on",
-	"a revocation moved to another authority": "the set keeps the first authority",
-	"a compromised key called bound":          "public_keys has no MAC",
-	"a block deleted":                         "blocks are not compared with the log at start",
+// sameBesideKey tells whether two rows differ in their keys alone.
+func sameBesideKey(cols []column, a, b []any) bool {
+	for j, c := range cols {
+		if !c.key && !reflect.DeepEqual(a[j], b[j]) {
+			return false
+		}
+	}
+	return true
 }
 
 // doesNotWin changes what would pay, starts the service again, and nothing is gained.
@@ -336,7 +292,7 @@ func (w *writerSite) doesNotWin(t *testing.T) {
 			q := u.request()
 			q.Order = "ORDER-2"
 			r, err := call(t.Context(), w.client(&cert, 1), "POST", "https://"+w.door("factory")+"/factory/v1/units/issue", q)
-			if err != nil || r.String() != "403 order-signature" {
+			if err != nil || r.String() != "500 store-row-tampered" {
 				t.Errorf("an order that nobody signed: %s %v", r, err)
 			}
 		}},
@@ -410,9 +366,6 @@ func (w *writerSite) doesNotWin(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if why := notYet[c.name]; why != "" && os.Getenv("HALLMARK_GAPS") != "1" {
-				t.Skip("not yet: " + why)
-			}
 			w.saved.restore(t)
 			i := w.intrude(t)
 			c.do(i)

@@ -12,6 +12,7 @@ import (
 	"hallmark/access"
 	"hallmark/ca"
 	"hallmark/fleet"
+	"hallmark/fleet/policy"
 	"hallmark/provisioner/template"
 )
 
@@ -31,32 +32,6 @@ type Thing struct {
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
 }
-
-// Principal is a certificate that acts for a thing.
-type Principal struct {
-	Tenant     string
-	Thing      fleet.ThingName
-	Authority  string
-	Serial     ca.Serial
-	Status     fleet.PrincipalStatus
-	AttachedAt time.Time
-
-	// From the certificate's record; not stored with the principal.
-	Holder   string // folded
-	Profile  string
-	Slot     string
-	NotAfter time.Time
-	Revoked  bool
-}
-
-// Live tells whether the certificate could act for its thing now or after a
-// proof of its key.
-func (p *Principal) Live(now time.Time) bool {
-	return !p.Revoked && now.Before(p.NotAfter) && (p.Status == fleet.Active || p.Status == fleet.PendingActivation)
-}
-
-// Policy is a device policy document that a template brought along.
-type Policy struct{ Tenant, Name, Document string }
 
 // Query selects things. Without an attribute the names are searched.
 type Query struct {
@@ -90,21 +65,28 @@ type Page struct {
 }
 
 // Store persists the registry. Contract: Atomic runs fn in one transaction that
-// every method joins; look-ups see one tenant; Thing and ThingPrincipal return a
-// NotFound fault when there is none; PutThing inserts when was is 0 and else
-// changes the row only if its version is still was, with ErrThingChanged when
-// somebody was faster.
+// every method joins; look-ups see one tenant; Thing returns ErrThingUnknown when
+// there is none; PutThing inserts when was is 0 and else changes the row only if
+// its version is still was, with ErrThingChanged when somebody was faster. It
+// keeps the index right in the same transaction (see [IndexStore]), and so does
+// DropThing. Rows that grant something are protected against other writers
+// (S32).
 type Store interface {
 	Atomic(ctx context.Context, fn func(ctx context.Context) error) error
 	Thing(ctx context.Context, s access.Scope, folded string) (Thing, error)
 	ThingsOf(ctx context.Context, s access.Scope, holder string) ([]Thing, error)
 	SearchThings(ctx context.Context, s access.Scope, r Range) ([]Match, error)
 	PutThing(ctx context.Context, t Thing, was int64) error
-	ThingPrincipal(ctx context.Context, s access.Scope, authority string, serial ca.Serial) (Principal, error)
-	ThingPrincipals(ctx context.Context, s access.Scope, folded string) ([]Principal, error)
-	PutThingPrincipal(ctx context.Context, p Principal) error
-	PutPolicy(ctx context.Context, p Policy, now time.Time) error
-	Policy(ctx context.Context, s access.Scope, name string) (Policy, error)
+	DropThing(ctx context.Context, s access.Scope, folded string, was int64) error
+	CertificateStore
+	CAStore
+	AttachmentStore
+	PolicyStore
+	GroupStore
+	IndexStore
+	// OnRegistryChange has f called after each commit that changed something;
+	// f must not wait.
+	OnRegistryChange(f func(Change))
 	// Broken lists what does not fit together; see [Registry.Fsck].
 	Broken(ctx context.Context, now time.Time, report func(check, object, detail string)) error
 }
@@ -117,8 +99,10 @@ type Config struct {
 
 // Registry keeps things. It is safe for concurrent use.
 type Registry struct {
-	store Store
-	now   func() time.Time
+	store   Store
+	now     func() time.Time
+	changes changes
+	sets    sets
 }
 
 // New makes a Registry.
@@ -126,7 +110,11 @@ func New(cfg Config) *Registry {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Registry{cfg.Store, cfg.Now}
+	r := &Registry{store: cfg.Store, now: cfg.Now}
+	r.changes.init()
+	r.sets.init()
+	r.store.OnRegistryChange(r.changes.note)
+	return r
 }
 
 // Registration is what a first boot wants to be true.
@@ -134,16 +122,24 @@ type Registration struct {
 	Thing     Thing
 	Overrides template.ThingOverrides
 	Policies  []Policy // documents; the names are in Thing.Policies too
+	// Strict refuses groups, types, billing groups and policies that do not exist,
+	// as the wire does. Without it missing groups and types are made, and a policy
+	// that is only named is attached once it exists and the device registers again.
+	Strict bool
 	// TakeOver allows a thing that has a live certificate of another device.
 	// Set it only if both the registration and the hook allow it (S22).
 	TakeOver bool
 }
 
-// Attachment is the certificate to attach.
+// Attachment is the certificate to attach: a registered one by its id, or one of
+// ours by authority and serial number.
 type Attachment struct {
-	Authority string
-	Serial    ca.Serial
-	Status    fleet.PrincipalStatus // for a new one; a pending one becomes active when this says so
+	Certificate string
+	Authority   string
+	Serial      ca.Serial
+	Status      fleet.PrincipalStatus // for a new one; a pending one becomes this
+	How         How                   // of a new one of ours; "" means first boot
+	Kind        Kind                  // "" means Exclusive
 }
 
 // Check tells whether [Registry.Register] would take the registration now. It
@@ -174,6 +170,9 @@ func (r *Registry) register(ctx context.Context, reg Registration, at Attachment
 		if err != nil {
 			return err
 		}
+		if err := r.checkThing(ctx, d.was, &d.thing, !reg.Strict); err != nil {
+			return err
+		}
 		if thing = d.thing; d.changed {
 			thing.Version, thing.UpdatedAt = thing.Version+1, now
 			if err := r.store.PutThing(ctx, thing, d.thing.Version); err != nil {
@@ -181,39 +180,104 @@ func (r *Registry) register(ctx context.Context, reg Registration, at Attachment
 			}
 		}
 		for _, old := range d.evict {
-			old.Status = fleet.Inactive
-			if err := r.store.PutThingPrincipal(ctx, old); err != nil {
+			_, err := r.changeCertificate(ctx, scope, old.Certificate, func(_ context.Context, c *Certificate) error {
+				c.Status = fleet.Inactive
+				return nil
+			})
+			if err != nil {
 				return err
 			}
 		}
-		for _, policy := range reg.Policies {
-			if err := r.store.PutPolicy(ctx, policy, now); err != nil {
+		for _, doc := range reg.Policies {
+			if err := r.bring(ctx, doc); err != nil {
 				return err
 			}
 		}
 		// 2. The certificate: once attached, only its proof changes it here.
-		p, err = r.store.ThingPrincipal(ctx, scope, at.Authority, at.Serial)
-		switch {
-		case errors.Is(err, ErrPrincipalUnknown):
-			p = Principal{Tenant: thing.Tenant, Thing: thing.Name, Authority: at.Authority, Serial: at.Serial, Status: at.Status, AttachedAt: now}
-			return r.store.PutThingPrincipal(ctx, p)
-		case err != nil:
+		c, err := r.certificateFor(ctx, scope, &at)
+		if err != nil {
 			return err
-		case p.Thing != thing.Name:
-			return ErrPrincipalBound.New("")
-		case p.Status == fleet.PendingActivation && at.Status == fleet.Active:
-			p.Status = fleet.Active
-			return r.store.PutThingPrincipal(ctx, p)
+		}
+		things, err := r.store.CertificateThings(ctx, scope, c.ID)
+		if err != nil {
+			return err
+		}
+		p = Principal{Tenant: thing.Tenant, Thing: thing.Name, Certificate: c.ID, Kind: at.Kind, AttachedAt: now}
+		bound := false
+		for _, have := range things {
+			switch {
+			case have.Thing == thing.Name:
+				p.Kind, p.AttachedAt, bound = have.Kind, have.AttachedAt, true
+			case have.Kind == Exclusive || at.Kind == Exclusive:
+				return ErrPrincipalBound.New("")
+			}
+		}
+		if !bound {
+			if err := r.store.PutAttachment(ctx, thing.Tenant, thing.Name.Fold(), c.ID, p.Kind, now); err != nil {
+				return err
+			}
+		}
+		p.Authority, p.Serial, p.Status, p.How, p.NotAfter, p.Holder, p.Profile, p.Slot, p.Revoked = c.Authority, c.Serial, c.Status, c.How, c.NotAfter, c.Holder, c.Profile, c.Slot, c.Revoked
+		// 3. What it may do.
+		for _, name := range thing.Policies {
+			err := r.attachPolicy(ctx, scope, CertificateTarget(c.ID), name)
+			if err != nil && (reg.Strict || !errors.Is(err, ErrPolicyUnknown)) {
+				return err
+			}
 		}
 		return nil
 	})
 	return thing, p, err
 }
 
+// bring stores a policy that a template has with it. A template's policy of a
+// known name and another document is a new version of it only by hand.
+func (r *Registry) bring(ctx context.Context, p Policy) error {
+	if err := policyName(p.Name); err != nil {
+		return err
+	}
+	if _, err := policy.Parse([]byte(p.Document)); err != nil {
+		return err
+	}
+	_, err := r.createPolicy(ctx, p)
+	return err
+}
+
+// certificateFor finds the certificate to attach, or registers one of ours.
+func (r *Registry) certificateFor(ctx context.Context, s access.Scope, at *Attachment) (c Certificate, err error) {
+	if at.Kind == "" {
+		at.Kind = Exclusive
+	}
+	if at.Certificate != "" {
+		c, err = r.store.Certificate(ctx, s, at.Certificate)
+	} else if c, err = r.store.CertificateBySerial(ctx, s, at.Authority, at.Serial); errors.Is(err, ErrCertificateUnknown) {
+		if c, err = r.store.Issued(ctx, s, at.Authority, at.Serial); err != nil {
+			return c, err
+		}
+		c.Status, c.How = at.Status, at.How
+		if c.How == "" {
+			c.How = HowFirstBoot
+		}
+		c.RegisteredAt, c.Version = r.stamp(), 1
+		c.UpdatedAt = c.RegisteredAt
+		return c, r.store.PutCertificate(ctx, c, 0)
+	}
+	if err != nil || c.Status != fleet.PendingActivation || at.Status == fleet.PendingActivation || c.Revoked {
+		return c, err
+	}
+	if !c.Status.CanBecome(at.Status) {
+		return c, ErrPrincipalStatus.New("It is %s.", c.Status)
+	}
+	was := c.Version
+	c.Status, c.Version, c.UpdatedAt = at.Status, was+1, r.stamp()
+	return c, r.store.PutCertificate(ctx, c, was)
+}
+
 // decision is what a registration comes to.
 type decision struct {
-	thing   Thing // as it should be; the version is that of the stored row, 0 for none
-	changed bool  // it differs from the row
+	was     *Thing // nil for a new one
+	thing   Thing  // as it should be; the version is that of the stored row, 0 for none
+	changed bool   // it differs from the row
 	evict   []Principal
 }
 
@@ -235,7 +299,7 @@ func (r *Registry) decide(ctx context.Context, reg *Registration, now time.Time)
 	switch {
 	case have.Name != t.Name:
 		return decision{}, ErrThingCase.New("")
-	case have.RegisteredBy != t.RegisteredBy:
+	case have.RegisteredBy != t.RegisteredBy && have.RegisteredBy != "": // one made by hand belongs to whom registers it first
 		return decision{}, ErrThingElsewhere.New("")
 	}
 	// S22: a live certificate of another device keeps its thing.
@@ -253,7 +317,8 @@ func (r *Registry) decide(ctx context.Context, reg *Registration, now time.Time)
 		}
 	}
 	// What the template may change of what is there.
-	d.thing = have
+	d.was, d.thing = &have, have
+	d.thing.RegisteredBy = t.RegisteredBy
 	d.thing.Holder, d.thing.Policies, d.thing.Configuration = t.Holder, t.Policies, t.Configuration
 	if d.thing.Attributes, err = overrideMap(have.Attributes, t.Attributes, reg.Overrides.Attributes); err != nil {
 		return decision{}, err
@@ -272,7 +337,7 @@ func (r *Registry) decide(ctx context.Context, reg *Registration, now time.Time)
 }
 
 func same(a, b *Thing) bool {
-	return a.Holder == b.Holder && a.Type == b.Type && a.BillingGroup == b.BillingGroup && maps.Equal(a.Attributes, b.Attributes) &&
+	return a.Holder == b.Holder && a.RegisteredBy == b.RegisteredBy && a.Type == b.Type && a.BillingGroup == b.BillingGroup && maps.Equal(a.Attributes, b.Attributes) &&
 		slices.Equal(a.Groups, b.Groups) && slices.Equal(a.Policies, b.Policies) && maps.Equal(a.Configuration, b.Configuration)
 }
 
@@ -324,65 +389,12 @@ func overrideList(have, want []string, o template.Override) ([]string, error) {
 
 // Get finds a thing; the spelling must be exact.
 func (r *Registry) Get(ctx context.Context, s access.Scope, name fleet.ThingName) (Thing, error) {
-	t, err := r.store.Thing(ctx, s, name.Fold())
-	if err == nil && t.Name != name {
-		return Thing{}, ErrThingUnknown.New("%q is known in another spelling.", name)
-	}
-	return t, err
+	return r.exact(ctx, s, name)
 }
 
 // ByHolder lists the things that were registered from an identity.
 func (r *Registry) ByHolder(ctx context.Context, s access.Scope, holder string) ([]Thing, error) {
 	return r.store.ThingsOf(ctx, s, strings.ToLower(holder))
-}
-
-// Principals lists the certificates of a thing.
-func (r *Registry) Principals(ctx context.Context, s access.Scope, name fleet.ThingName) ([]Principal, error) {
-	return r.store.ThingPrincipals(ctx, s, name.Fold())
-}
-
-// Principal finds the thing's side of a certificate.
-func (r *Registry) Principal(ctx context.Context, s access.Scope, authority string, serial ca.Serial) (Principal, error) {
-	return r.store.ThingPrincipal(ctx, s, authority, serial)
-}
-
-// Policy finds a policy document by its name.
-func (r *Registry) Policy(ctx context.Context, s access.Scope, name string) (Policy, error) {
-	return r.store.Policy(ctx, s, name)
-}
-
-// SetStatus changes a certificate's status by hand. It says what the runtime
-// does with the certificate; taking the certificate away is revocation.
-func (r *Registry) SetStatus(ctx context.Context, s access.Scope, authority string, serial ca.Serial, to fleet.PrincipalStatus) error {
-	if to == fleet.PendingActivation {
-		return ErrPrincipalStatus.New("Nobody sets %s.", to)
-	}
-	return r.store.Atomic(ctx, func(ctx context.Context) error {
-		p, err := r.store.ThingPrincipal(ctx, s, authority, serial)
-		if err != nil || p.Status == to {
-			return err
-		}
-		if p.Revoked || !p.Status.CanBecome(to) {
-			return ErrPrincipalStatus.New("It is %s.", p.Status)
-		}
-		p.Status = to
-		return r.store.PutThingPrincipal(ctx, p)
-	})
-}
-
-// Prove activates a pending certificate after its key was proven by a
-// connection (S15). It reports whether it was pending; another status stays.
-func (r *Registry) Prove(ctx context.Context, s access.Scope, authority string, serial ca.Serial) (changed bool, err error) {
-	err = r.store.Atomic(ctx, func(ctx context.Context) error {
-		changed = false
-		p, err := r.store.ThingPrincipal(ctx, s, authority, serial)
-		if err != nil || p.Status != fleet.PendingActivation || p.Revoked {
-			return err
-		}
-		p.Status, changed = fleet.Active, true
-		return r.store.PutThingPrincipal(ctx, p)
-	})
-	return changed, err
 }
 
 // maxRune ends a prefix range: nothing that starts with the prefix is above it.

@@ -267,10 +267,10 @@ func TestS32_FsckNamesWhatAnotherWriterDid(t *testing.T) {
 		"holder swapped":    {`UPDATE things SET holder = 'sn-2' WHERE folded = 'press-1'`, "row-tampered: things main/press-1"},
 		"configuration":     {`UPDATE things SET configuration = '{"endpoint":"evil"}' WHERE folded = 'press-2'`, "row-tampered: things main/press-2"},
 		"thing removed":     {`DELETE FROM things WHERE folded = 'press-1'`, "thing-missing: thing_principals"},
-		"principal moved":   {`UPDATE thing_principals SET thing = 'press-2' WHERE thing = 'press-1'`, "row-tampered: thing_principals"},
+		"principal moved":   {`UPDATE thing_principals SET thing = 'press-2' WHERE thing = 'press-1'`, "row-tampered: thing_principals main/"},
 		"principal removed": {`DELETE FROM thing_principals WHERE thing = 'press-1'`, "ldevid-unattached: certificates"},
-		"status altered":    {`UPDATE thing_principals SET status = 'INACTIVE' WHERE thing = 'press-1'`, "row-tampered: thing_principals"},
-		"certificate gone":  {`DELETE FROM certificates WHERE reservation IN (SELECT id FROM reservations WHERE holder = 'sn-1' AND profile = 'ldevid')`, "certificate-missing: thing_principals"},
+		"status altered":    {`UPDATE device_certificates SET status = 'INACTIVE' WHERE holder = 'sn-1'`, "row-tampered: device_certificates main/"},
+		"certificate gone":  {`DELETE FROM certificates WHERE reservation IN (SELECT id FROM reservations WHERE holder = 'sn-1' AND profile = 'ldevid')`, "certificate-missing: device_certificates"},
 		"birth gone":        {`DELETE FROM identities WHERE holder = 'sn-1' AND profile = 'idevid'`, "holder-missing: things main/press-1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -281,7 +281,7 @@ func TestS32_FsckNamesWhatAnotherWriterDid(t *testing.T) {
 				f.IssueIDevID(t, "SN-"+n)
 				put(t, f, r, thing("press-"+n, "SN-"+n, "site", "A"))
 			}
-			before := findings(t, r)
+			before := findings(t, f, r)
 			db, err := sql.Open("sqlite", file)
 			if err != nil {
 				t.Fatal(err)
@@ -290,14 +290,15 @@ func TestS32_FsckNamesWhatAnotherWriterDid(t *testing.T) {
 			if _, err := db.Exec(c.sql); err != nil {
 				t.Fatal(err)
 			}
-			if got := findings(t, r); !strings.Contains(got, c.want) || strings.Contains(before, c.want) {
+			if got := findings(t, f, r); !strings.Contains(got, c.want) || strings.Contains(before, c.want) {
 				t.Errorf("fsck says %q before, %q after", before, got)
 			}
 		})
 	}
 }
 
-func findings(t *testing.T, r *registry.Registry) string {
+// findings is what the registry's check and the one of sealed rows say.
+func findings(t *testing.T, f *catest.Fixture, r *registry.Registry) string {
 	t.Helper()
 	found, err := r.Fsck(t.Context())
 	if err != nil {
@@ -308,6 +309,9 @@ func findings(t *testing.T, r *registry.Registry) string {
 		if f.Check != "registration-missing" { // these things were registered by hand
 			out = append(out, f.String())
 		}
+	}
+	if err := f.DB.BrokenRows(t.Context(), func(object string, err error) { out = append(out, "row-tampered: "+object+": "+err.Error()) }); err != nil {
+		t.Fatal(err)
 	}
 	return strings.Join(out, "\n")
 }

@@ -44,6 +44,7 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		{"Who is on hold gets no other certificate until released S30", hold},
 		{"A closed order lets its units finish for a while, and nobody else S9", grace},
 		{"Only what nobody finished is abandoned S8", abandoned},
+		{"A void unit goes back to its order when it is listed, and once S8", returned},
 		{"A failing neighbour leaves the others committed", neighbour},
 		{"The log has no holes", dense},
 		{"An order row that nobody signed is not an order's limit S32", closedOrder},
@@ -432,6 +433,64 @@ func abandoned(t *testing.T, open Open) {
 	must(t, err)
 	if len(got) != 1 || got[0] != rs[2].Serial || last != rs[2].ID {
 		t.Errorf("abandoned %v up to %d, want %v up to %d", got, last, rs[2].Serial, rs[2].ID)
+	}
+}
+
+func returned(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 2)
+	l := db.Ledger()
+	reserve := func(unit, key string) (ca.Reservation, error) {
+		r, _, err := l.Reserve(t.Context(), claim(t, "o", 2, unit, key))
+		return r, err
+	}
+	// U1 is abandoned; U2 had a certificate before its second key was abandoned.
+	first, err := reserve("U1", "k1")
+	must(t, err)
+	had, err := reserve("U2", "k2")
+	must(t, err)
+	_, err = l.Record(t.Context(), had, []byte("der"))
+	must(t, err)
+	second, err := reserve("U2", "k2b")
+	must(t, err)
+	must(t, l.Void(t.Context(), first.Serial, "abandoned"))
+	must(t, l.Void(t.Context(), second.Serial, "abandoned"))
+	after := int64(-1)
+	round := func(when string, want int) {
+		t.Helper()
+		last, n, err := db.ReturnQuota(t.Context(), after, 100)
+		must(t, err)
+		if after = last; n != want {
+			t.Errorf("%s: %d units were returned, want %d", when, n, want)
+		}
+	}
+	round("on no list yet", 0)
+	if _, err := reserve("U3", "k3"); !errors.Is(err, ca.ErrQuota) {
+		t.Errorf("before the list: %v", err)
+	}
+	size, err := db.Log().Head(t.Context())
+	must(t, err)
+	must(t, db.PutList(t.Context(), crl.StoredList{ListHead: crl.ListHead{Authority: "devices", Number: 1, ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), Leaf: size}, DER: []byte("list")}, 0))
+	round("listed", 1)
+	round("again", 0)
+	after = -1
+	round("again, from the beginning", 0)
+	if n := used(t, db, "o"); n != 1 {
+		t.Errorf("used %d", n)
+	}
+	_, err = reserve("U1", "k1")
+	wantCode(t, err, ca.ErrHolderRevoked) // its key is gone for ever
+	_, err = reserve("U3", "k3")
+	must(t, err)
+	_, err = reserve("U1", "k1b")
+	wantCode(t, err, ca.ErrQuota) // and its unit to somebody else
+	for unit, want := range map[string]bool{"U1": false, "U2": true, "U3": true, "U4": false} {
+		if taken, err := db.Taken(t.Context(), ca.Identity{Tenant: tenant, Holder: unit, Profile: "idevid"}); err != nil || taken != want {
+			t.Errorf("%s is taken: %t, %v", unit, taken, err)
+		}
+	}
+	if n := used(t, db, "o"); n != 2 {
+		t.Errorf("used %d at the end", n)
 	}
 }
 

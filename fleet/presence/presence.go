@@ -1,0 +1,263 @@
+package presence
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hallmark/access"
+	"hallmark/fleet"
+)
+
+// Kind is what happened to a connection, in the words of the event topics.
+type Kind string
+
+// The kinds.
+const (
+	Connected     Kind = "connected"
+	Disconnected  Kind = "disconnected"
+	ConnectFailed Kind = "connect_failed"
+	Subscribed    Kind = "subscribed"
+	Unsubscribed  Kind = "unsubscribed"
+)
+
+// Event is one change in the life of a connection.
+type Event struct {
+	fleet.Sender
+	Kind            Kind
+	Time            time.Time
+	Session         string // identifies the connection
+	Version         int64  // the same for connect and disconnect of one connection
+	Address         netip.AddrPort
+	Reason          string // of Disconnected and ConnectFailed
+	ClientInitiated bool
+	Topics          []string // of Subscribed and Unsubscribed
+}
+
+// State is the newest that is known of a client identifier.
+type State struct {
+	Tenant      string
+	Client      string
+	Thing       fleet.ThingName // empty for a client without a thing
+	Certificate string
+	Node        string // of the service that has or had the connection
+	Session     string
+	Connected   bool
+	At          time.Time // of the last change
+	Reason      string    // why it is not connected
+}
+
+// Store persists states. Contract: PutPresence writes each state unless the
+// stored one is newer, or is of another session and connected since; ResetPresence
+// marks everything as disconnected that a node had; SilentThings lists things
+// that are not connected and whose last change is before a time, in the order of
+// their names.
+type Store interface {
+	PutPresence(ctx context.Context, states []State) error
+	Presence(ctx context.Context, s access.Scope, thing fleet.ThingName) ([]State, error)
+	ResetPresence(ctx context.Context, node, reason string, at time.Time) (int64, error)
+	SilentThings(ctx context.Context, s access.Scope, since time.Time, after fleet.ThingName, limit int) ([]State, error)
+}
+
+// Config makes a Service.
+type Config struct {
+	Store     Store
+	Publisher fleet.Publisher
+	// Node names this service among those of one database.
+	Node string
+	// MaxWaiting bounds the events that wait to be published; 0 means 100,000.
+	MaxWaiting int
+	Log        *slog.Logger
+	Now        func() time.Time
+}
+
+// Service is presence. It is safe for concurrent use.
+type Service struct {
+	cfg     Config
+	log     *slog.Logger
+	now     func() time.Time
+	Dropped atomic.Int64 // events that were not published
+
+	mu     sync.Mutex
+	events []Event
+	states map[clientKey]State
+	wake   chan struct{}
+}
+
+type clientKey struct{ tenant, client string }
+
+// New makes a Service.
+func New(cfg Config) *Service {
+	s := &Service{cfg: cfg, log: cfg.Log, now: cfg.Now, states: map[clientKey]State{}, wake: make(chan struct{}, 1)}
+	s.cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 100_000)
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	return s
+}
+
+// Hear takes an event; it never blocks.
+func (s *Service) Hear(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Kind == Connected || e.Kind == Disconnected {
+		k := clientKey{e.Tenant, e.Client}
+		if have, ok := s.states[k]; !ok || e.Kind == Connected || have.Session == e.Session {
+			s.states[k] = State{Tenant: e.Tenant, Client: e.Client, Thing: e.Thing, Certificate: e.Certificate, Node: s.cfg.Node, Session: e.Session,
+				Connected: e.Kind == Connected, At: e.Time, Reason: e.Reason}
+		}
+	}
+	if len(s.events) >= s.cfg.MaxWaiting {
+		s.Dropped.Add(1)
+		return
+	}
+	s.events = append(s.events, e)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Start marks who was connected when this node stopped without saying so.
+func (s *Service) Start(ctx context.Context) error {
+	n, err := s.cfg.Store.ResetPresence(ctx, s.cfg.Node, "SERVER_ERROR", s.now())
+	if err == nil && n > 0 {
+		s.log.InfoContext(ctx, "connections of the last run ended with it", "clients", n)
+	}
+	return err
+}
+
+// Run writes and publishes what was heard, until ctx ends.
+func (s *Service) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "presence was not written; trying again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+				s.poke()
+			}
+		}
+	}
+}
+
+func (s *Service) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// chunk is how many states one transaction writes.
+const chunk = 200
+
+// Flush writes the states and then publishes the events that were heard up to now.
+func (s *Service) Flush(ctx context.Context) error {
+	s.mu.Lock()
+	events, states := s.events, s.states
+	s.events, s.states = nil, map[clientKey]State{}
+	s.mu.Unlock()
+	list := make([]State, 0, len(states))
+	for _, st := range states {
+		list = append(list, st)
+	}
+	for len(list) > 0 {
+		n := min(chunk, len(list))
+		if err := s.cfg.Store.PutPresence(ctx, list[:n]); err != nil {
+			s.putBack(events, list)
+			return err
+		}
+		list = list[n:]
+	}
+	for i := range events {
+		topic, payload := events[i].message()
+		if topic == "" {
+			continue
+		}
+		if err := s.cfg.Publisher.Publish(ctx, fleet.Message{Tenant: events[i].Tenant, Topic: topic, Payload: payload}); err != nil {
+			s.Dropped.Add(1)
+		}
+	}
+	return nil
+}
+
+// putBack keeps what was not written, unless something newer came meanwhile.
+func (s *Service) putBack(events []Event, states []State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(events, s.events...)
+	for _, st := range states {
+		k := clientKey{st.Tenant, st.Client}
+		if _, newer := s.states[k]; !newer {
+			s.states[k] = st
+		}
+	}
+}
+
+// message is the event on the wire; a client identifier that would be a wildcard
+// in the topic has none.
+func (e *Event) message() (topic string, payload []byte) {
+	if e.Client == "" || strings.ContainsAny(e.Client, "#+") {
+		return "", nil
+	}
+	group := "presence"
+	if e.Kind == Subscribed || e.Kind == Unsubscribed {
+		group = "subscriptions"
+	}
+	w := wire{
+		Client: e.Client, Timestamp: e.Time.UnixMilli(), Type: e.Kind, Session: e.Session, Principal: e.Certificate, Topics: e.Topics,
+	}
+	if group == "presence" {
+		w.Thing = string(e.Thing)
+	}
+	switch e.Kind {
+	case Connected:
+		w.Version, w.Address = &e.Version, address(e.Address)
+	case Disconnected:
+		w.Version, w.ClientInitiated, w.Disconnect = &e.Version, &e.ClientInitiated, e.Reason
+	case ConnectFailed:
+		w.ConnectFailure, w.Address = e.Reason, address(e.Address)
+	}
+	payload, err := json.Marshal(w)
+	if err != nil {
+		return "", nil // every member is a text or a number
+	}
+	return "$aws/events/" + group + "/" + string(e.Kind) + "/" + e.Client, payload
+}
+
+func address(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.Addr().Unmap().String()
+}
+
+// wire is a lifecycle event as AWS IoT Core writes it.
+type wire struct {
+	Client          string   `json:"clientId"`
+	Timestamp       int64    `json:"timestamp"` // milliseconds
+	Type            Kind     `json:"eventType"`
+	Session         string   `json:"sessionIdentifier,omitempty"`
+	Principal       string   `json:"principalIdentifier,omitempty"`
+	Address         string   `json:"ipAddress,omitempty"`
+	Version         *int64   `json:"versionNumber,omitempty"`
+	Thing           string   `json:"thingName,omitempty"`
+	ClientInitiated *bool    `json:"clientInitiatedDisconnect,omitempty"`
+	Disconnect      string   `json:"disconnectReason,omitempty"`
+	ConnectFailure  string   `json:"connectFailureReason,omitempty"`
+	Topics          []string `json:"topics,omitempty"`
+}

@@ -1,0 +1,120 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+
+	"hallmark/access"
+	"hallmark/fleet"
+	"hallmark/fleet/shadow"
+)
+
+var _ shadow.Store = (*DB)(nil)
+
+const shadowColumns = `tenant, thing, name, version, deleted, document, updated_at, mac`
+
+func shadowFields(r *shadow.Row, deleted int, at int64) [][]byte {
+	return [][]byte{[]byte(r.Tenant), []byte(r.Thing), []byte(r.Name), []byte(strconv.FormatInt(r.Version, 10)), []byte(strconv.Itoa(deleted)), r.Document, []byte(strconv.FormatInt(at, 10))}
+}
+
+func (db *DB) scanShadow(row row) (r shadow.Row, err error) {
+	var deleted int
+	var at int64
+	var mac []byte
+	if err := row.Scan(&r.Tenant, (*string)(&r.Thing), &r.Name, &r.Version, &deleted, &r.Document, &at, &mac); err != nil {
+		return r, err
+	}
+	if err := db.cfg.Seal.Verify(mac, "shadows", shadowFields(&r, deleted, at)...); err != nil {
+		return r, ErrRowTampered.Wrap(err, "Table shadows, row %s/%s/%s.", r.Tenant, r.Thing, r.Name)
+	}
+	r.Deleted, r.UpdatedAt = deleted == 1, timeOf(at)
+	return r, nil
+}
+
+// Shadow implements [shadow.Store].
+func (db *DB) Shadow(ctx context.Context, s access.Scope, k shadow.Key) (shadow.Row, error) {
+	r, err := db.scanShadow(db.queryRow(ctx, `SELECT `+shadowColumns+` FROM shadows WHERE tenant = $1 AND thing = $2 AND name = $3`, s.Tenant, string(k.Thing), k.Name))
+	if errors.Is(err, sql.ErrNoRows) {
+		return shadow.Row{Key: k}, nil
+	}
+	return r, err
+}
+
+// PutShadow implements [shadow.Store].
+func (db *DB) PutShadow(ctx context.Context, r, was shadow.Row) error {
+	deleted, at := flag(r.Deleted), millis(r.UpdatedAt)
+	if r.Document == nil {
+		r.Document = []byte{}
+	}
+	mac := db.cfg.Seal.MAC("shadows", shadowFields(&r, deleted, at)...)
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		var n int64
+		var err error
+		if was.Version == 0 {
+			n, err = db.exec(ctx, `INSERT INTO shadows (`+shadowColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, thing, name) DO NOTHING`,
+				r.Tenant, string(r.Thing), r.Name, r.Version, deleted, r.Document, at, mac)
+		} else {
+			// A deletion keeps the version, so the version alone does not tell.
+			n, err = db.exec(ctx, `UPDATE shadows SET version = $1, deleted = $2, document = $3, updated_at = $4, mac = $5
+				WHERE tenant = $6 AND thing = $7 AND name = $8 AND version = $9 AND deleted = $10`,
+				r.Version, deleted, r.Document, at, mac, r.Tenant, string(r.Thing), r.Name, was.Version, flag(was.Deleted))
+		}
+		if err == nil && n != 1 {
+			err = shadow.ErrChanged.New("")
+		}
+		return err
+	})
+}
+
+// ShadowNames implements [shadow.Store].
+func (db *DB) ShadowNames(ctx context.Context, s access.Scope, thing fleet.ThingName, after string, limit int) (out []string, err error) {
+	rows, err := db.query(ctx, `SELECT name FROM shadows WHERE tenant = $1 AND thing = $2 AND name > $3 AND deleted = 0 ORDER BY name LIMIT $4`, s.Tenant, string(thing), after, limit)
+	err = each(rows, err, func(r row) error {
+		var name string
+		err := r.Scan(&name)
+		out = append(out, name)
+		return err
+	})
+	return out, err
+}
+
+// DropShadows implements [shadow.Store].
+func (db *DB) DropShadows(ctx context.Context, s access.Scope, thing fleet.ThingName) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		_, err := db.exec(ctx, `DELETE FROM shadows WHERE tenant = $1 AND thing = $2`, s.Tenant, string(thing))
+		return err
+	})
+}
+
+// EachShadow implements [shadow.Store].
+func (db *DB) EachShadow(ctx context.Context, f func(r shadow.Row, broken error) error) error {
+	type found struct {
+		row    shadow.Row
+		broken error
+	}
+	var page []found
+	tenant, thing, name := "", "", ""
+	for {
+		page = page[:0]
+		rows, err := db.query(ctx, `SELECT `+shadowColumns+` FROM shadows WHERE (tenant, thing, name) > ($1, $2, $3) ORDER BY tenant, thing, name LIMIT $4`, tenant, thing, name, chunk)
+		err = each(rows, err, func(r row) error {
+			got, err := db.scanShadow(r)
+			if err != nil && !errors.Is(err, ErrRowTampered) {
+				return err
+			}
+			page = append(page, found{got, err})
+			return nil
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, p := range page {
+			tenant, thing, name = p.row.Tenant, string(p.row.Thing), p.row.Name
+			if err := f(p.row, p.broken); err != nil {
+				return err
+			}
+		}
+	}
+}
