@@ -89,6 +89,7 @@ func own(c *x509.Certificate, want Expect) []Finding {
 		bad("subject_alt_name", "names that nobody planned")
 	}
 	extensions(c, bad)
+	ofItsKind(c, p.Name, bad)
 	return out
 }
 

@@ -62,16 +62,31 @@ func TestAbandoned_IsVoidAfterADayAndListed_S8(t *testing.T) {
 	}
 	cert := s.stationPair()
 	client, url := s.client(&cert, 1), "https://"+s.door("factory")+"/factory/v1/units/issue"
+	used := func(when string, want int64) {
+		t.Helper()
+		if got := s.order(siteOrder).Used; got != want {
+			t.Errorf("%s the order used %d units, want %d", when, got, want)
+		}
+		if rep, err := checkEverything(ctx, s.cfg, s.g.Now()); err != nil || !rep.Clean {
+			t.Errorf("%s fsck: %v %+v", when, err, rep)
+		}
+	}
+	used("listed, not yet returned:", 1)
+	s.server.returnQuota(ctx)
+	used("returned:", 0)
+	s.server.returned = -1 // as after a restart
+	s.server.returnQuota(ctx)
+	used("returned once:", 0)
 	if r, err := call(ctx, client, "POST", url, u.request()); err != nil || r.status != http.StatusConflict || r.code != "identity-revoked" {
 		t.Errorf("the same key again: %v %s", err, r)
 	}
 	s.issue(newUnit(t, u.name))
-	if used := s.order(siteOrder).Used; used != 1 {
-		t.Errorf("the unit used %d of the order", used)
+	used("with a new key:", 1)
+	s.issue(newUnit(t, "SN-2"))
+	if r, err := call(ctx, client, "POST", url, newUnit(t, "SN-3").request()); err != nil || r.code != "quota-exhausted" {
+		t.Errorf("one more than was ordered: %v %s", err, r)
 	}
-	if rep, err := checkEverything(ctx, s.cfg, s.g.Now()); err != nil || !rep.Clean {
-		t.Errorf("fsck: %v %+v", err, rep)
-	}
+	used("all units:", 2)
 }
 
 // listed tells whether a serial number gets on the device authority's list.

@@ -42,6 +42,7 @@ type backend struct {
 	set   *crl.Set
 	reg   *registry.Registry
 	tlog  *tlog.Log
+	certs *certifier // of the doors and the OCSP responders; nil in tests without doors
 	now   func() time.Time
 	log   *slog.Logger
 	// reloaded is called after an authority was installed, so that it gets its

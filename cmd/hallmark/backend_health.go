@@ -19,7 +19,10 @@ const (
 	// authorityWarning is how long before its end an authority is reported; a
 	// ceremony has to be arranged.
 	authorityWarning = 90 * 24 * time.Hour
-	rootListWarning  = 30 * 24 * time.Hour
+	// authorityUrgent and authorityLast are the second and the last call (A9).
+	authorityUrgent = 30 * 24 * time.Hour
+	authorityLast   = 7 * 24 * time.Hour
+	rootListWarning = 30 * 24 * time.Hour
 	// setWarning is how old the revoked set may be; it is read twice a second.
 	setWarning = 10 * time.Second
 	// logBehind is how many leaves may wait for a checkpoint: more than any burst
@@ -72,6 +75,7 @@ func (b *backend) Summary(ctx context.Context, s access.Scope) (adminapi.Summary
 	if err := b.checkAuthorities(ctx, s, c); err != nil {
 		return v, err
 	}
+	b.checkService(c)
 	b.checkLists(s, c)
 	b.checkSet(c)
 	b.checkLog(ctx, c)
@@ -106,8 +110,12 @@ func (b *backend) checkAuthorities(ctx context.Context, s access.Scope, c *check
 		switch {
 		case !now.Before(end):
 			c.add(name, "failing", "Its certificate ended at "+end.Format(time.DateOnly)+".", "Roll over to a new authority.")
+		case end.Sub(now) < authorityLast:
+			c.add(name, "failing", "Its certificate ends at "+end.Format(time.DateOnly)+", in less than 7 days.", "Roll over to a new authority now.")
+		case end.Sub(now) < authorityUrgent:
+			c.add(name, "warning", "Its certificate ends at "+end.Format(time.DateOnly)+", in less than 30 days.", "Roll over to a new authority.")
 		case end.Sub(now) < authorityWarning:
-			c.add(name, "warning", "Its certificate ends at "+end.Format(time.DateOnly)+".", "Arrange a ceremony and roll over to a new authority.")
+			c.add(name, "warning", "Its certificate ends at "+end.Format(time.DateOnly)+", in less than 90 days.", "Arrange a ceremony and roll over to a new authority.")
 		case issuing && !a.IssueUntil.IsZero() && a.IssueUntil.Sub(now) < authorityWarning:
 			c.add(name, "warning", "It issues until "+a.IssueUntil.Format(time.DateOnly)+".", "Arrange a ceremony and roll over to a new authority.")
 		case !issuing:
@@ -122,6 +130,28 @@ func (b *backend) checkAuthorities(ctx context.Context, s access.Scope, c *check
 		}
 	}
 	return nil
+}
+
+// checkService reports the certificates of the doors and of the OCSP responders,
+// which the service renews by itself at half of their life (A9).
+func (b *backend) checkService(c *checks) {
+	if b.certs == nil {
+		return
+	}
+	now := b.now()
+	for _, k := range b.certs.ends() {
+		name, left := "certificate "+k.name, k.notAfter.Sub(now)
+		ends := "It ends at " + k.notAfter.UTC().Format(time.RFC3339) + "."
+		next := "Look into the log for why it is not renewed."
+		switch {
+		case left <= 0:
+			c.add(name, "failing", "It ended at "+k.notAfter.UTC().Format(time.RFC3339)+".", next)
+		case left < k.notAfter.Sub(k.notBefore)/4: // half should be left
+			c.add(name, "warning", ends, next)
+		default:
+			c.add(name, "ok", ends, "")
+		}
+	}
 }
 
 // checkLists sums the lists of an authority up in one check.

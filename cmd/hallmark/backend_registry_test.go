@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,7 +150,10 @@ func TestBackend_TheSummaryCountsAndNamesWhatIsWrong(t *testing.T) {
 	if v.Status != "warning" {
 		t.Errorf("status %s", v.Status)
 	}
-	// A pending authority, and time that passes.
+	// A pending authority, and time that passes (A9).
+	n.certs = &certifier{ca: n.f.CA, db: n.f.DB, vault: vault{dir: t.TempDir(), box: n.f.Box}, now: time.Now, have: map[string]*serviceCert{}}
+	ok[*serviceCert](t)(n.certs.get(ctx, "doors", serverRequest(access.DefaultTenant, []string{"localhost"})))
+	ok[*serviceCert](t)(n.certs.get(ctx, "ocsp-"+catest.Device, responderRequest(ok[ca.Info](t)(n.f.CA.Authority(catest.Device)))))
 	ok[adminapi.Authority](t)(n.api.Authorities.CreateAuthority(ctx, n.officer, adminapi.AuthorityRequest{Name: "line-9", Duty: "device", KeyUri: keyFile(t, "line"), CommonName: "Line 9"}))
 	if c := check("authority line-9"); c.Status != "warning" {
 		t.Errorf("%+v", c)
@@ -161,12 +165,21 @@ func TestBackend_TheSummaryCountsAndNamesWhatIsWrong(t *testing.T) {
 		{6 * 24 * time.Hour, "lists of " + catest.Infra, "warning"},
 		{8 * 24 * time.Hour, "lists of " + catest.Infra, "failing"},
 		{8 * 24 * time.Hour, "authority " + catest.Infra, "ok"},
-		{time.Until(n.f.Infra.NotAfter) - 24*time.Hour, "authority " + catest.Infra, "warning"},
+		{time.Until(n.f.Infra.NotAfter) - 91*24*time.Hour, "authority " + catest.Infra, "ok"},
+		{time.Until(n.f.Infra.NotAfter) - 89*24*time.Hour, "authority " + catest.Infra, "warning 90"},
+		{time.Until(n.f.Infra.NotAfter) - 29*24*time.Hour, "authority " + catest.Infra, "warning 30"},
+		{time.Until(n.f.Infra.NotAfter) - 6*24*time.Hour, "authority " + catest.Infra, "failing 7"},
+		{7 * time.Hour, "certificate doors", "ok"},
+		{69 * 24 * time.Hour, "certificate doors", "warning"},
+		{91 * 24 * time.Hour, "certificate doors", "failing"},
+		{11 * 24 * time.Hour, "certificate ocsp-" + catest.Device, "warning"},
+		{15 * 24 * time.Hour, "certificate ocsp-" + catest.Device, "failing"},
 		{time.Until(n.f.Infra.NotAfter) + 24*time.Hour, "authority " + catest.Infra, "failing"},
 		{time.Until(n.f.Infra.NotAfter) + 24*time.Hour, "duty infrastructure", "warning"},
 	} {
 		n.now = func() time.Time { return time.Now().Add(c.after) }
-		if got := check(c.name); got.Status != c.status {
+		status, days, _ := strings.Cut(c.status, " ")
+		if got := check(c.name); got.Status != status || days != "" && !strings.Contains(got.Detail, "less than "+days+" days") {
 			t.Errorf("after %s: %+v, want %s", c.after, got, c.status)
 		}
 	}

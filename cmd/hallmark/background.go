@@ -20,6 +20,9 @@ func (s *Server) background(ctx context.Context) {
 	s.wg.Go(func() { s.set.Run(ctx) })
 	s.wg.Go(func() { s.lists.Run(ctx) })
 	s.wg.Go(func() { s.integrate(ctx) })
+	if s.time != nil {
+		s.wg.Go(func() { s.time.run(ctx) })
+	}
 	s.wg.Go(func() { s.lintIssued(ctx) })
 	s.wg.Go(func() {
 		for every(ctx, time.Hour) {
@@ -34,6 +37,7 @@ func (s *Server) background(ctx context.Context) {
 				s.log.ErrorContext(ctx, "the clock's mark was not moved", "error", err)
 			}
 			s.voidAbandoned(ctx)
+			s.returnQuota(ctx)
 		}
 	})
 }
@@ -143,5 +147,24 @@ func (s *Server) voidAbandoned(ctx context.Context) {
 			return
 		}
 		s.settled = last
+	}
+}
+
+// returnQuota gives the units of abandoned reservations back to their orders, as
+// soon as their serial numbers are on a list (S8).
+func (s *Server) returnQuota(ctx context.Context) {
+	for {
+		last, n, err := s.db.ReturnQuota(lane.With(ctx, lane.Status), s.returned, 5000)
+		if err != nil {
+			s.log.ErrorContext(ctx, "units of abandoned reservations not returned", "error", err)
+			return
+		}
+		if n > 0 {
+			s.log.InfoContext(ctx, "units of abandoned reservations returned to their orders", "units", n)
+		}
+		if last == s.returned {
+			return
+		}
+		s.returned = last
 	}
 }

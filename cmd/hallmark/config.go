@@ -69,6 +69,9 @@ type Config struct {
 	// HookRoots names a PEM file with the roots that hooks' servers are verified
 	// with; empty means the system's.
 	HookRoots string `yaml:"hook_roots"`
+	// NTP names time servers, HOST or HOST:PORT, as a second opinion about the clock
+	// (S38); production mode needs one.
+	NTP []string `yaml:"ntp"`
 	// LogLevel is debug, info, warn or error; default info.
 	LogLevel string `yaml:"log_level"`
 
@@ -254,6 +257,19 @@ func (c *Config) complete() error {
 	def(&c.Log.Origin, strings.TrimPrefix(c.BaseURL, "http://")+"/log")
 	if strings.ContainsAny(c.Log.Origin, " +\n") {
 		return errConfig.New("log.origin: %q has a space or a plus sign.", c.Log.Origin)
+	}
+	for i, a := range c.NTP {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			a = net.JoinHostPort(strings.Trim(a, "[]"), "123")
+		}
+		host, port, err := net.SplitHostPort(a)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || net.ParseIP(host) == nil && !validHost(host) {
+			return errConfig.New("ntp: %q is not HOST or HOST:PORT.", c.NTP[i])
+		}
+		c.NTP[i] = a
+	}
+	if len(c.NTP) > 8 {
+		return errConfig.New("ntp: %d servers; eight are enough.", len(c.NTP))
 	}
 	def(&c.LogLevel, "info")
 	_, err := c.approvers()

@@ -17,7 +17,7 @@ import (
 	"hallmark/store/storetest"
 )
 
-// TestParallel_TruthIsOne covers A42, S10 and the seventh of the ten ways:
+// TestParallel_TruthIsOne covers A40, A42, S10 and the seventh of the ten ways:
 // stations and devices ask all at once, over mutual TLS, and there is one truth.
 // On PostgreSQL two service processes share it.
 func TestParallel_TruthIsOne(t *testing.T) {
@@ -39,6 +39,7 @@ func TestParallel_TruthIsOne(t *testing.T) {
 			}
 			t.Run("fifty requests for one unit and key", p.oneUnit)
 			t.Run("fifty first boots with one request", p.oneBoot)
+			t.Run("two hundred stations with one code", p.enrolAtOnce)
 			t.Run("a thousand requests for a hundred units", p.quota)
 			s.clean()
 		})

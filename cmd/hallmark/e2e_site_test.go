@@ -49,6 +49,12 @@ const siteOrder = "ORDER-1"
 // started again is found again.
 func newSite(t testing.TB, hsm, database string, o adminapi.OrderRequest) *site {
 	t.Helper()
+	return newChangedSite(t, hsm, database, o, nil)
+}
+
+// newChangedSite lets a test change the site between its directory and its service.
+func newChangedSite(t testing.TB, hsm, database string, o adminapi.OrderRequest, change func(*site)) *site {
+	t.Helper()
 	if hsm == "softhsm" {
 		if err := softhsm.Available(); err != nil {
 			hsmtest.Missing(t, err.Error())
@@ -64,6 +70,12 @@ func newSite(t testing.TB, hsm, database string, o adminapi.OrderRequest) *site 
 		{"check", func(context.Context) error { return s.check() }},
 		{"prepare", s.prepare},
 		{"ports", func(context.Context) error { return fixPorts(s.path("hallmark.yaml")) }},
+		{"change", func(context.Context) error {
+			if change != nil {
+				change(s)
+			}
+			return nil
+		}},
 		{"approver", func(context.Context) error { return s.lighten("people", "bob.pem") }},
 		{"serve", s.serve},
 		{"ceremony", s.ceremony},
@@ -75,7 +87,10 @@ func newSite(t testing.TB, hsm, database string, o adminapi.OrderRequest) *site 
 			t.Fatalf("setting up the site, %s: %v", step.name, err)
 		}
 	}
-	t.Cleanup(s.halt)
+	t.Cleanup(func() {
+		s.halt()
+		keepsContract(t)
+	})
 	return s
 }
 
@@ -225,7 +240,7 @@ func (s *site) spawn(args ...string) *process {
 	}()
 	s.t.Cleanup(func() {
 		p.kill()
-		if bytes.Contains(p.said.Bytes(), []byte("DATA RACE")) {
+		if bytes.Contains(p.said.Bytes(), []byte("DATA RACE")) || bytes.Contains(p.said.Bytes(), []byte(brokenMark)) {
 			s.t.Errorf("%s: %s", args[0], p.said.Bytes())
 		}
 	})
@@ -329,6 +344,14 @@ func (s *site) tlsConfig(cert *tls.Certificate) *tls.Config {
 // client is an HTTPS client with at most n connections.
 func (s *site) client(cert *tls.Certificate, n int) *http.Client {
 	tr := &http.Transport{TLSClientConfig: s.tlsConfig(cert), MaxConnsPerHost: n, MaxIdleConnsPerHost: n}
+	s.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 2 * time.Minute}
+}
+
+// clientFrom is a client without a certificate at a loopback address of its own.
+func (s *site) clientFrom(addr string) *http.Client {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+	tr := &http.Transport{TLSClientConfig: s.tlsConfig(nil), DialContext: d.DialContext, MaxConnsPerHost: 1}
 	s.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 }

@@ -69,7 +69,7 @@ func asRequest(t testing.TB, r x509.CertificateRequest) []byte {
 	return out
 }
 
-// TestA51_HostileNamesAreRefusedEverywhere gives every name to every place where
+// TestA51_HostileNamesAreRefusedEverywhere (A51, A52) gives every name to every place where
 // the service takes one, and looks for it in the database afterwards.
 func TestA51_HostileNamesAreRefusedEverywhere(t *testing.T) {
 	o := anyName(100)

@@ -51,7 +51,7 @@ func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler
 	}); err != nil {
 		return nil, err
 	}
-	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog,
+	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog, certs: s.certs,
 		now: s.now, log: s.log, reloaded: s.authoritiesChanged}
 	parts := b.web()
 	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")

@@ -45,6 +45,9 @@ func (c *Config) conveniences() (list []string) {
 	if why := unprotected(c.Database); why != "" {
 		add("database: " + why)
 	}
+	if len(c.NTP) == 0 {
+		add("ntp: empty, so nobody but this machine says what time it is (S38)")
+	}
 	for _, m := range c.Tokens.Modules {
 		if !filepath.IsAbs(m) {
 			add("tokens.modules: " + m + " has no directory, so whatever is found first would be loaded")

@@ -69,6 +69,7 @@ type Server struct {
 	gate    *bootstrap.Gate
 	planner *provisioner.Planner
 	certs   *certifier
+	time    *timeSource  // nil: no time servers
 	first   *serviceCert // until an infrastructure authority is there
 
 	tls        atomic.Pointer[doorCertificate]
@@ -76,6 +77,7 @@ type Server struct {
 	keeping    sync.Mutex // held while the newest checkpoint goes to disk
 	kept       []byte     // the newest checkpoint that is on disk
 	settled    int64      // reservations up to this id have a certificate or are void
+	returned   int64      // revocations up to this leaf gave their unit back, or have none to give
 
 	stationOnce sync.Once
 	stationDoor *stationDoor
@@ -130,7 +132,7 @@ type serverOptions struct {
 // fails closed: without its seal key, its database or the state of revocation
 // there is no service.
 func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: opt.Log, now: opt.Now, reg: prometheus.NewRegistry(), doors: map[string]*door{}}
+	s = &Server{cfg: cfg, log: opt.Log, now: opt.Now, reg: prometheus.NewRegistry(), doors: map[string]*door{}, returned: -1}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -152,7 +154,11 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if s.box, err = openSeal(cfg); err != nil {
 		return nil, err
 	}
-	if s.db, err = store.Open(ctx, store.Config{URL: cfg.Database, Seal: s.box, AcceptClock: opt.AcceptClock, Log: s.log, Now: s.now}); err != nil {
+	s.time = newTimeSource(cfg, s.now, s.log)
+	if s.time != nil {
+		s.time.ask(ctx)
+	}
+	if s.db, err = store.Open(ctx, store.Config{URL: cfg.Database, Seal: s.box, AcceptClock: opt.AcceptClock, SecondClock: s.time.Check, Log: s.log, Now: s.now}); err != nil {
 		return nil, err
 	}
 	if err := s.db.CheckClock(); err != nil {
@@ -365,7 +371,13 @@ func (s *Server) Start(ctx context.Context) error {
 	return s.announce()
 }
 
+// watch lets tests see every request and answer at a door; nil in the program.
+var watch func(door string, h http.Handler) http.Handler
+
 func (s *Server) listen(name, addr string, conf *tls.Config, h http.Handler) error {
+	if watch != nil {
+		h = watch(name, h)
+	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("the %s door cannot listen on %s: %w", name, addr, err)

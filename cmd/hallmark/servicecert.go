@@ -19,6 +19,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,6 +104,20 @@ type certifier struct {
 
 	mu   sync.Mutex
 	have map[string]*serviceCert
+
+	seen sync.Mutex // not mu, which is held while a token signs
+	end  map[string]ending
+}
+
+// keep remembers what is used.
+func (c *certifier) keep(name string, s *serviceCert) {
+	c.have[name] = s
+	c.seen.Lock()
+	defer c.seen.Unlock()
+	if c.end == nil {
+		c.end = map[string]ending{}
+	}
+	c.end[name] = ending{name, s.leaf.NotBefore, s.leaf.NotAfter}
 }
 
 type serviceCert struct {
@@ -114,6 +130,23 @@ func (s *serviceCert) tls() *tls.Certificate {
 	return &tls.Certificate{Certificate: s.chain, PrivateKey: s.key, Leaf: s.leaf}
 }
 
+// ending is when a certificate of the service ends.
+type ending struct {
+	name                string
+	notBefore, notAfter time.Time
+}
+
+// ends lists the certificates that are used, by name.
+func (c *certifier) ends() (out []ending) {
+	c.seen.Lock()
+	defer c.seen.Unlock()
+	for _, e := range c.end {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b ending) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
 // get returns a certificate that is less than half through its life.
 func (c *certifier) get(ctx context.Context, name string, r ca.Request) (*serviceCert, error) {
 	c.mu.Lock()
@@ -122,7 +155,7 @@ func (c *certifier) get(ctx context.Context, name string, r ca.Request) (*servic
 		return s, nil
 	}
 	if s, err := c.read(name); err == nil && c.current(ctx, s.leaf, r.Tenant) {
-		c.have[name] = s // even an old one: renewing it may fail
+		c.keep(name, s) // even an old one: renewing it may fail
 		if c.young(s.leaf) {
 			return s, nil
 		}
@@ -136,7 +169,7 @@ func (c *certifier) get(ctx context.Context, name string, r ca.Request) (*servic
 		}
 		return nil, err
 	}
-	c.have[name] = s
+	c.keep(name, s)
 	return s, nil
 }
 
