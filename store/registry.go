@@ -66,6 +66,11 @@ func (db *DB) thing(ctx context.Context, r *thingRow) (registry.Thing, error) {
 	if err != nil {
 		return registry.Thing{}, err
 	}
+	return db.believe(r)
+}
+
+// believe holds the row and its attributes against the MAC.
+func (db *DB) believe(r *thingRow) (registry.Thing, error) {
 	if err := db.cfg.Seal.Verify(r.mac, "things", r.fields()...); err != nil {
 		return registry.Thing{}, ErrRowTampered.Wrap(err, "Table things, row %s/%s.", r.t.Tenant, r.foldedN)
 	}

@@ -169,6 +169,11 @@ var sealedTables = []sealedTable{
 		}
 		return pair(r.c.Tenant, r.c.ID), r.mac, err
 	}},
+	{"fleet_templates", `SELECT ` + fleetTemplateColumns + ` FROM fleet_templates`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanFleetTemplate(&k)
+		return k.name, k.mac, err
+	}},
 	{"hooks", `SELECT ` + hookColumns + ` FROM hooks`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}
 		_, err := db.scanHook(&k)
@@ -205,6 +210,21 @@ var sealedTables = []sealedTable{
 	{"registered_cas", `SELECT ` + caColumns + ` FROM registered_cas`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}
 		_, err := db.scanCA(&k)
+		return k.name, k.mac, err
+	}},
+	{"registration_budgets", `SELECT ` + budgetColumns + ` FROM registration_budgets`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanBudget(&k)
+		return k.name, k.mac, err
+	}},
+	{"registration_events", `SELECT ` + eventColumns + ` FROM registration_events`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanEvent(&k)
+		return k.name, k.mac, err
+	}},
+	{"registration_grants", `SELECT ` + grantStoreColumns + ` FROM registration_grants`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanClaimGrant(&k)
 		return k.name, k.mac, err
 	}},
 	{"registrations", `SELECT ` + registrationColumns + ` FROM registrations`, func(db *DB, r row) (string, []byte, error) {

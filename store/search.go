@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ const (
 	manyMatches  = 20_000           // more matches of a range are not sorted: all things are looked at in order
 	maxExamined  = 40_000           // things looked at for one page; then it ends early
 	firstChunk   = 128              // things looked at by one statement, at first
+	sortedChunk  = 1024             // and if they have to be sorted
 	lastChunk    = 4096             // and at most
 	estimateFor  = 30 * time.Second // how long a count of many matches is remembered
 	maxEstimates = 4096
@@ -36,9 +38,20 @@ func (q *sqlText) bind(v any) string {
 }
 
 // termCondition writes what a term asks of a row of the index, whose alias is as.
-func (q *sqlText) termCondition(as string, tenant string, t *registry.Term) {
+// hide keeps an engine from finding the row by its value: where the thing is
+// known, that is the longer way.
+func (q *sqlText) termCondition(as string, tenant string, t *registry.Term, hide bool) {
 	q.WriteString(as + ".tenant = " + tenant + " AND " + as + ".field = " + q.bind(t.Field))
-	compare := func(column, op string, v any) { q.WriteString(" AND " + as + "." + column + op + q.bind(v)) }
+	compare := func(column, op string, v any) {
+		column = as + "." + column
+		switch {
+		case hide && column == as+".text":
+			column = "(" + column + " || '')"
+		case hide:
+			column = "(" + column + " + 0)"
+		}
+		q.WriteString(" AND " + column + op + q.bind(v))
+	}
 	switch t.Kind {
 	case registry.TermEqual:
 		if t.Numeric {
@@ -75,7 +88,7 @@ func (q *sqlText) termCondition(as string, tenant string, t *registry.Term) {
 		}
 		end(&t.Lo, ">")
 		end(&t.Hi, "<")
-		if t.Numeric {
+		if t.Numeric && !hide {
 			q.WriteString(" AND " + as + ".number IS NOT NULL")
 		}
 	}
@@ -98,18 +111,21 @@ func like(p []registry.Wild) string {
 	return b.String()
 }
 
-// condition writes whether the thing in the column named by thing fits a node.
-func (q *sqlText) condition(n *registry.Node, tenant, thing string) {
-	switch n.Kind {
-	case registry.NodeAll:
+// condition writes whether the thing in the column named by thing fits a node, of
+// which it is known that it fits the part covered.
+func (q *sqlText) condition(n, covered *registry.Node, tenant, thing string) {
+	if n == covered || n.Kind == registry.NodeAll {
 		q.WriteString("1 = 1")
+		return
+	}
+	switch n.Kind {
 	case registry.NodeTerm:
 		q.WriteString("EXISTS (SELECT 1 FROM thing_index x WHERE x.thing = " + thing + " AND ")
-		q.termCondition("x", tenant, &n.Term)
+		q.termCondition("x", tenant, &n.Term, true)
 		q.WriteString(")")
 	case registry.NodeNot:
 		q.WriteString("NOT (")
-		q.condition(n.Kids[0], tenant, thing)
+		q.condition(n.Kids[0], covered, tenant, thing)
 		q.WriteString(")")
 	default:
 		word := " AND "
@@ -121,7 +137,7 @@ func (q *sqlText) condition(n *registry.Node, tenant, thing string) {
 				q.WriteString(word)
 			}
 			q.WriteString("(")
-			q.condition(k, tenant, thing)
+			q.condition(k, covered, tenant, thing)
 			q.WriteString(")")
 		}
 	}
@@ -130,68 +146,83 @@ func (q *sqlText) condition(n *registry.Node, tenant, thing string) {
 // plan says where a search takes its candidates from: the union of terms, or all
 // things if there are none.
 type plan struct {
-	terms []*registry.Term
-	exact bool // every candidate of the one term fits the filter, without another look
+	terms   []*registry.Term
+	covered *registry.Node // the part of the filter that every candidate fits
+	cost    int64          // about how many there are; negative if only all things will do
 }
 
-// driver chooses the candidates of a node, and tells about how many there are; a
-// negative number means that only all things will do.
-func (db *DB) driver(ctx context.Context, tenant string, n *registry.Node) (terms []*registry.Term, about int64, err error) {
+// everything is the plan that looks at all things.
+var everything = plan{cost: -1}
+
+// sorting is how much dearer a candidate is that has to be sorted.
+const sorting = 4
+
+// driver chooses the candidates of a node.
+func (db *DB) driver(ctx context.Context, tenant string, n *registry.Node) (plan, error) {
 	switch n.Kind {
 	case registry.NodeTerm:
-		about, err = db.estimate(ctx, tenant, &n.Term, fewMatches)
+		about, err := db.estimate(ctx, tenant, &n.Term, fewMatches)
 		if err == nil && about >= fewMatches {
 			about, err = db.estimate(ctx, tenant, &n.Term, manyMatches)
+			if !ordered(&n.Term) {
+				if about >= manyMatches {
+					return everything, err
+				}
+				about *= sorting
+			}
 		}
-		if about >= manyMatches && !ordered(&n.Term) {
-			return nil, -1, err
-		}
-		return []*registry.Term{&n.Term}, about, err
+		return plan{[]*registry.Term{&n.Term}, n, about}, err
 	case registry.NodeAnd:
 		return db.narrowest(ctx, tenant, n.Kids)
 	case registry.NodeOr:
-		var sum int64
+		out := plan{covered: n}
 		for _, k := range n.Kids {
-			t, a, err := db.driver(ctx, tenant, k)
-			if err != nil || a < 0 {
-				return nil, -1, err
+			p, err := db.driver(ctx, tenant, k)
+			if err != nil || p.cost < 0 {
+				return everything, err
 			}
-			terms, sum = append(terms, t...), sum+a
+			out.terms, out.cost = append(out.terms, p.terms...), out.cost+p.cost
+			if p.covered != k {
+				out.covered = nil
+			}
 		}
-		return terms, sum, nil
+		return out, nil
 	}
-	return nil, -1, nil
+	return everything, nil
 }
 
 // narrowest looks at the terms of an AND for few matches first, which is cheap,
 // and counts further only where none has few.
-func (db *DB) narrowest(ctx context.Context, tenant string, kids []*registry.Node) (best []*registry.Term, about int64, err error) {
+func (db *DB) narrowest(ctx context.Context, tenant string, kids []*registry.Node) (plan, error) {
+	best := everything
+	better := func(p plan) {
+		if p.cost >= 0 && (best.cost < 0 || p.cost < best.cost) {
+			best = p
+		}
+	}
 	for _, k := range kids {
 		if k.Kind != registry.NodeTerm {
 			continue
 		}
 		n, err := db.estimate(ctx, tenant, &k.Term, fewMatches)
 		if err != nil {
-			return nil, -1, err
+			return everything, err
 		}
-		if n < fewMatches && (best == nil || n < about) {
-			best, about = []*registry.Term{&k.Term}, n
+		if n < fewMatches {
+			better(plan{[]*registry.Term{&k.Term}, k, n})
 		}
 	}
-	if best != nil {
-		return best, about, nil
+	if best.cost >= 0 {
+		return best, nil
 	}
-	about = -1
 	for _, k := range kids {
-		t, n, err := db.driver(ctx, tenant, k)
+		p, err := db.driver(ctx, tenant, k)
 		if err != nil {
-			return nil, -1, err
+			return everything, err
 		}
-		if n >= 0 && (about < 0 || n < about) {
-			best, about = t, n
-		}
+		better(p)
 	}
-	return best, about, nil
+	return best, nil
 }
 
 // ordered tells whether the index gives a term's things in their order.
@@ -212,7 +243,7 @@ type estimate struct {
 func (db *DB) estimate(ctx context.Context, tenant string, t *registry.Term, limit int64) (n int64, err error) {
 	var q sqlText
 	q.WriteString(`SELECT COUNT(*) FROM (SELECT 1 AS one FROM thing_index i WHERE `)
-	q.termCondition("i", q.bind(tenant), t)
+	q.termCondition("i", q.bind(tenant), t, false)
 	q.WriteString(` LIMIT ` + q.bind(limit) + `) AS few`)
 	key := ""
 	if limit > fewMatches {
@@ -262,17 +293,16 @@ func toString(v any) string {
 // for each of them, a growing number with each statement.
 func (db *DB) SearchIndex(ctx context.Context, s access.Scope, f *registry.Filter, after string, limit int) (found []fleet.ThingName, next string, err error) {
 	after = fold(after)
-	p := plan{}
-	if p.terms, _, err = db.driver(ctx, s.Tenant, f.Root); err != nil {
+	p, err := db.driver(ctx, s.Tenant, f.Root)
+	if err != nil {
 		return nil, "", err
 	}
-	p.exact = f.Root.Kind == registry.NodeAll || f.Root.Kind == registry.NodeTerm && len(p.terms) == 1
 	chunk := max(limit+1, firstChunk)
-	if len(p.terms) > 1 || len(p.terms) == 1 && !ordered(p.terms[0]) {
-		chunk = max(chunk, lastChunk) // what has to be sorted is sorted once
-	}
-	if p.exact {
+	switch {
+	case f.Root.Kind == registry.NodeAll || p.covered == f.Root:
 		chunk = limit + 1
+	case slices.ContainsFunc(p.terms, func(t *registry.Term) bool { return !ordered(t) }):
+		chunk = max(chunk, sortedChunk) // sorted anew by every statement
 	}
 	for examined := 0; ; {
 		last, n := "", 0
@@ -323,15 +353,9 @@ func (db *DB) searchChunk(ctx context.Context, tenant string, f *registry.Filter
 	t := q.bind(tenant)
 	from := q.bind(after)
 	most := q.bind(limit)
-	q.WriteString(`SELECT c.thing, COALESCE(t.name, ''), `)
-	if p.exact {
-		q.WriteString(`1`)
-	} else {
-		q.WriteString(`CASE WHEN `)
-		q.condition(f.Root, t, "c.thing")
-		q.WriteString(` THEN 1 ELSE 0 END`)
-	}
-	q.WriteString(` FROM (`)
+	q.WriteString(`SELECT c.thing, COALESCE(t.name, ''), CASE WHEN `)
+	q.condition(f.Root, p.covered, t, "c.thing")
+	q.WriteString(` THEN 1 ELSE 0 END FROM (`)
 	branch := func(term *registry.Term, distinct string) {
 		// What the index does not give in order is found by its values; no engine
 		// shall prefer going through all things because they are in order.
@@ -340,7 +364,7 @@ func (db *DB) searchChunk(ctx context.Context, tenant string, f *registry.Filter
 			thing = "(i.thing || '')"
 		}
 		q.WriteString(`SELECT ` + distinct + thing + ` AS thing FROM thing_index i WHERE `)
-		q.termCondition("i", t, term)
+		q.termCondition("i", t, term, false)
 		q.WriteString(` AND ` + thing + ` > ` + from + ` ORDER BY 1 LIMIT ` + most)
 	}
 	switch len(p.terms) {
@@ -375,10 +399,10 @@ func (db *DB) CountIndex(ctx context.Context, s access.Scope, f *registry.Filter
 			what = `COUNT(DISTINCT i.thing)`
 		}
 		q.WriteString(`SELECT ` + what + ` FROM thing_index i WHERE `)
-		q.termCondition("i", t, &f.Root.Term)
+		q.termCondition("i", t, &f.Root.Term, false)
 	default:
 		q.WriteString(`SELECT COUNT(*) FROM things d WHERE d.tenant = ` + t + ` AND (`)
-		q.condition(f.Root, t, "d.folded")
+		q.condition(f.Root, nil, t, "d.folded")
 		q.WriteString(`)`)
 	}
 	err = db.countOnce(ctx, &q, &n)
@@ -401,4 +425,49 @@ func (db *DB) queryOnce(ctx context.Context, query string, args ...any) (*sql.Ro
 func (db *DB) countOnce(ctx context.Context, q *sqlText, n *int64) error {
 	rows, err := db.queryOnce(ctx, q.String(), q.args...)
 	return each(rows, err, func(r row) error { return r.Scan(n) })
+}
+
+// ThingsNamed implements [registry.IndexStore]: the things and their attributes
+// in two statements.
+func (db *DB) ThingsNamed(ctx context.Context, s access.Scope, names []fleet.ThingName) ([]registry.Thing, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	var q sqlText
+	t := q.bind(s.Tenant)
+	list := make([]string, len(names))
+	for i, n := range names {
+		list[i] = q.bind(n.Fold())
+	}
+	in := strings.Join(list, ", ")
+	attributes := map[string]map[string]string{}
+	rows, err := db.queryOnce(ctx, `SELECT thing, key, value FROM thing_attributes WHERE tenant = `+t+` AND thing IN (`+in+`)`, q.args...)
+	err = each(rows, err, func(r row) error {
+		var thing, k, v string
+		err := r.Scan(&thing, &k, &v)
+		if attributes[thing] == nil {
+			attributes[thing] = map[string]string{}
+		}
+		attributes[thing][k] = v
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []registry.Thing
+	rows, err = db.queryOnce(ctx, `SELECT `+thingColumns+` FROM things t WHERE t.tenant = `+t+` AND t.folded IN (`+in+`) ORDER BY t.folded`, q.args...)
+	err = each(rows, err, func(row row) error {
+		var r thingRow
+		if err := row.Scan(r.dest()...); err != nil {
+			return err
+		}
+		r.attributes = attributes[r.foldedN]
+		if r.attributes == nil {
+			r.attributes = map[string]string{}
+		}
+		thing, err := db.believe(&r)
+		out = append(out, thing)
+		return err
+	})
+	return out, err
 }

@@ -387,3 +387,43 @@ func writeServer(t *testing.T, p *brokertest.PKI, dir string) {
 		}
 	}
 }
+
+// TestSessions_ShareCommits: messages of many publishers for sessions in the
+// store are written together.
+func TestSessions_ShareCommits(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, url string) {
+		db := opener(url)(t)
+		p := brokertest.New()
+		addr, b := startBroker(t, db, p.Server())
+		defer b.Close()
+		away := pahoClient(t, p, addr, "lamp1", false, nil)
+		if tok := away.Subscribe("cmd/lamp1", 1, nil); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+			t.Fatal(tok.Error())
+		}
+		away.Disconnect(100)
+		before := db.Stats.Commits.Load()
+		var wg sync.WaitGroup
+		const publishers, each = 8, 100
+		for i := range publishers {
+			c := pahoClient(t, p, addr, fmt.Sprint("pub", i), true, nil)
+			wg.Go(func() {
+				var all []mqtt.Token
+				for n := range each {
+					all = append(all, c.Publish("cmd/lamp1", 1, false, fmt.Sprint(n)))
+				}
+				for _, tok := range all {
+					if !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+						t.Error(tok.Error())
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if n := db.Stats.Commits.Load() - before; n > publishers*each/8 {
+			t.Errorf("%d commits for %d messages", n, publishers*each)
+		} else {
+			t.Logf("%d commits for %d messages", n, publishers*each)
+		}
+	})
+}

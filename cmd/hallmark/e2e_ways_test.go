@@ -289,7 +289,7 @@ func (w *writerSite) anotherTenant(t *testing.T) {
 	defer w.halt()
 	i := w.intrude(t)
 	var serial []byte
-	if err := i.db.QueryRow(`SELECT serial FROM thing_principals WHERE thing = 'w-good'`).Scan(&serial); err != nil {
+	if err := i.db.QueryRow(`SELECT d.serial FROM thing_principals p JOIN device_certificates d ON d.tenant = p.tenant AND d.id = p.certificate WHERE p.thing = 'w-good'`).Scan(&serial); err != nil {
 		t.Fatal(err)
 	}
 	var policy string

@@ -51,6 +51,9 @@ type IndexStore interface {
 	IndexRows(ctx context.Context, s access.Scope, folded, prefix string) ([]Row, error)
 	SearchIndex(ctx context.Context, s access.Scope, f *Filter, after string, limit int) (found []fleet.ThingName, next string, err error)
 	CountIndex(ctx context.Context, s access.Scope, f *Filter) (int64, error)
+	// ThingsNamed gives things in the order of their folded names; names that there
+	// are not are left out.
+	ThingsNamed(ctx context.Context, s access.Scope, names []fleet.ThingName) ([]Thing, error)
 }
 
 // Index takes what another domain knows of a thing into the search.
@@ -85,14 +88,8 @@ func (r *Registry) Search(ctx context.Context, s access.Scope, query, cursor str
 		return Found{}, err
 	}
 	out := Found{Next: base64.RawURLEncoding.EncodeToString([]byte(next))}
-	for _, n := range names {
-		t, err := r.store.Thing(ctx, s, n.Fold())
-		if err != nil {
-			return Found{}, err
-		}
-		out.Things = append(out.Things, t)
-	}
-	return out, nil
+	out.Things, err = r.store.ThingsNamed(ctx, s, names)
+	return out, err
 }
 
 // Count counts the things that a query finds, all of them.
