@@ -36,6 +36,11 @@ type Config struct {
 	Server     string            // URL of the device listener, https://…
 	Roots      *x509.CertPool    // that the factory installed: for the service and for the device's own certificate
 	Parameters map[string]string // for the template
+	// KeyURI makes new keys in a token: a pkcs11: URI whose object is the first
+	// part of their names. Empty means files. Keys opens what a key file refers to;
+	// it is needed for the one and the other.
+	KeyURI string
+	Keys   Keys
 	// Renew makes a new key although there is a certificate that works.
 	Renew   bool
 	Timeout time.Duration // of one exchange; 0 means 30 s
@@ -101,6 +106,7 @@ func FirstBoot(ctx context.Context, cfg Config) (Result, error) {
 		return Result{}, err
 	}
 	defer a.h.close()
+	a.h.keys = keyring{ctx, cfg.Keys, cfg.KeyURI}
 	birth, err := a.h.birth()
 	if err != nil {
 		return Result{}, err

@@ -2,11 +2,7 @@ package device
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io/fs"
@@ -16,6 +12,7 @@ import (
 	"syscall"
 
 	"hallmark/internal/durable"
+	"hallmark/internal/fault"
 )
 
 // home is a device's directory:
@@ -25,9 +22,12 @@ import (
 //	slots/active                   "A" or "B": which pair is in use; the truth
 //	ldevid.pem ldevid.key registration.json trust.pem
 //	                               copies of the active slot, for other software
+//
+// A key file holds a key in PEM, or one line with the URI of a key in a token.
 type home struct {
 	dir  string
 	lock *os.File
+	keys keyring
 }
 
 const (
@@ -56,7 +56,7 @@ func openHome(dir string) (*home, error) {
 		lock.Close()
 		return nil, ErrBusy.Wrap(err, "")
 	}
-	return &home{dir, lock}, nil
+	return &home{dir: dir, lock: lock}, nil
 }
 
 func (h *home) close() { h.lock.Close() }
@@ -71,7 +71,7 @@ type pair struct {
 
 // birth reads what the factory installed.
 func (h *home) birth() (*pair, error) {
-	c, err := tls.LoadX509KeyPair(filepath.Join(h.dir, "idevid.pem"), filepath.Join(h.dir, "idevid.key"))
+	c, err := h.keys.pair(filepath.Join(h.dir, "idevid.pem"), filepath.Join(h.dir, "idevid.key"))
 	if err != nil {
 		return nil, ErrIdentity.Wrap(err, "")
 	}
@@ -91,17 +91,20 @@ func (h *home) active() (*pair, error) {
 	if slot != "A" && slot != "B" {
 		return nil, ErrDir.New("slots/active names no slot.")
 	}
-	p := h.load(slot)
-	if p == nil {
-		return nil, ErrDir.New("Slot %s is in use and cannot be read.", slot)
+	c, err := h.keys.pair(h.path(slot, certFile), h.path(slot, keyFile))
+	if err != nil {
+		if f := fault.From(err); f.Kind != fault.Internal && f.Definition != ErrDir {
+			return nil, err // the token's own words
+		}
+		return nil, ErrDir.Wrap(err, "Slot %s is in use and cannot be read.", slot)
 	}
-	return p, nil
+	return &pair{c, slot}, nil
 }
 
 // load reads a slot; nil if it has no certificate for its key, as one that was
 // being written.
 func (h *home) load(slot string) *pair {
-	c, err := tls.LoadX509KeyPair(h.path(slot, certFile), h.path(slot, keyFile))
+	c, err := h.keys.pair(h.path(slot, certFile), h.path(slot, keyFile))
 	if err != nil {
 		return nil
 	}
@@ -113,14 +116,8 @@ func (h *home) load(slot string) *pair {
 func (h *home) key(slot string, fresh bool) (crypto.Signer, error) {
 	name := h.path(slot, keyFile)
 	if !fresh {
-		if raw, err := os.ReadFile(name); err == nil {
-			if block, _ := pem.Decode(raw); block != nil {
-				if k, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
-					if s, ok := k.(crypto.Signer); ok {
-						return s, nil
-					}
-				}
-			}
+		if k, err := h.keys.read(name); err == nil || !lasting(err) {
+			return k, err
 		}
 	}
 	// The old certificate goes first, the mark of a retired slot last: cut off
@@ -133,16 +130,9 @@ func (h *home) key(slot string, fresh bool) (crypto.Signer, error) {
 	if err := durable.SyncDir(filepath.Join(h.dir, "slots", slot)); err != nil {
 		return nil, ErrDir.Wrap(err, "")
 	}
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := h.keys.create(name, slot)
 	if err != nil {
-		return nil, ErrDir.Wrap(err, "")
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		return nil, ErrDir.Wrap(err, "")
-	}
-	if err := durable.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-		return nil, ErrDir.Wrap(err, "")
+		return nil, err
 	}
 	if err := os.Remove(h.path(slot, retiredFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrDir.Wrap(err, "")
