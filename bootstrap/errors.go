@@ -22,3 +22,31 @@ var (
 	ErrNoBirth   = fault.Define(fault.Forbidden, "register-birth-invalid", "The device has no valid birth certificate any more.", "Ask the owner of the fleet; the device needs service.")
 	ErrRequest   = fault.Define(fault.Invalid, "register-request-invalid", "The request cannot be used.", "Send what the interface description names, as application/json.")
 )
+
+// The refusals of the MQTT door beyond those above.
+var (
+	ErrParked     = fault.Define(fault.Forbidden, "device-pending", "The certificate is registered and waits to be activated.", "Ask the owner of the fleet to activate it.")
+	ErrRegistered = fault.Define(fault.Unavailable, "device-registered-now", "The device was registered by this connection.", "Connect again.")
+	ErrDoorClosed = fault.Define(fault.Forbidden, "device-registration-off", "The CA of this certificate registers no devices now.", "Ask the owner of the fleet to activate the CA and its automatic registration.")
+	ErrDoorWeak   = fault.Define(fault.Forbidden, "device-certificate-weak", "The certificate has a key or a form that is not taken.", "Use an end-entity certificate with a strong key.")
+)
+
+// The refusals of registration by claim, by hand and in bulk.
+var (
+	ErrClaim               = fault.Define(fault.Forbidden, "claim-refused", "This certificate may not provision devices.", "Connect with a claim certificate for this template.")
+	ErrClaimToken          = fault.Define(fault.Invalid, "claim-token-invalid", "The certificate ownership token is not valid.", "Ask for a new certificate and use its token once, within an hour, over a connection with the same claim certificate.")
+	ErrClaimSpent          = fault.Define(fault.Conflict, "claim-key-used", "This key had a certificate before.", "Make a new key on the device.")
+	ErrClaimPayload        = fault.Define(fault.Invalid, "claim-payload-invalid", "The payload cannot be read.", "Send one JSON object or CBOR map with text strings, as the interface description names them.")
+	ErrClaimKeys           = fault.Define(fault.Forbidden, "claim-server-keys-off", "The service makes no keys for devices.", "Make the key on the device and send a certification request (CreateCertificateFromCsr).")
+	ErrClaimConfig         = fault.Define(fault.Invalid, "claim-config-invalid", "The claim or budget cannot be made.", "Correct the named field.")
+	ErrBudgetUnknown       = fault.Define(fault.NotFound, "registration-budget-unknown", "There is no such budget.", "Make the budget first.")
+	ErrBudgetExpired       = fault.Define(fault.Forbidden, "registration-budget-expired", "The budget has ended.", "Ask the owner of the fleet for a new claim certificate or budget.")
+	ErrBudgetSpent         = fault.Define(fault.Exhausted, "registration-budget-spent", "The budget is used up.", "Ask the owner of the fleet to raise it.")
+	ErrBudgetRate          = fault.Define(fault.Exhausted, "registration-budget-rate", "Too many devices in this minute.", "Try again after the stated time.")
+	ErrBudgetOutstanding   = fault.Define(fault.Exhausted, "registration-budget-outstanding", "Too many certificates wait to be claimed.", "Register the devices that have one, or wait until they are revoked.")
+	ErrGrantUnknown        = fault.Define(fault.NotFound, "registration-grant-unknown", "No certificate was made for this key.", "Ask for a certificate first.")
+	ErrRegistrationChanged = fault.Define(fault.Conflict, "registration-changed", "The registration was changed by somebody else at the same time.", "Ask again; the new state is seen then.")
+	ErrLeafProof           = fault.Define(fault.Invalid, "device-certificate-proof", "The possession of the certificate's key is not proven.", "Sign the message of the registration with the certificate's key and send the signature along (S23).")
+	ErrLeafInvalid         = fault.Define(fault.Invalid, "device-certificate-invalid", "The certificate cannot be registered.", "Give one end-entity certificate in force, in PEM, with a strong key.")
+	ErrBulk                = fault.Define(fault.Invalid, "bulk-invalid", "The bulk registration cannot run.", "Give one JSON object with text values a line, and a template of the kind bulk.")
+)

@@ -228,7 +228,11 @@ func hasPolicy(c *x509.Certificate, oid string) bool {
 // usable refuses what is revoked, on hold, out of its time or blocked. The
 // memory is asked before the record: it hears of revocations first.
 func (g *Gate) usable(ctx context.Context, rec *ca.Record, now time.Time) error {
-	if reason, _, revoked := g.cfg.Revoked.Revoked(rec.Authority, rec.Serial); revoked || rec.Revoked() {
+	reason, _, revoked := g.cfg.Revoked.Revoked(rec.Authority, rec.Serial)
+	if revoked && reason == crl.CertificateHold && !rec.ReleasedAt.IsZero() {
+		revoked = false // the row is newer: it was released a moment ago
+	}
+	if revoked || rec.Revoked() {
 		if revoked && reason == crl.CertificateHold || !revoked && rec.Reason == int(crl.CertificateHold) {
 			return ErrHeld.New("")
 		}
@@ -261,7 +265,7 @@ func (g *Gate) principal(ctx context.Context, id *Identity) error {
 	if err != nil {
 		return err
 	}
-	if p.Status == fleet.PendingActivation {
+	if p.Status == fleet.PendingActivation && p.How == registry.HowFirstBoot {
 		if _, err := g.cfg.Registry.Prove(ctx, scope, id.Authority, id.Serial); err != nil {
 			return err
 		}
@@ -306,6 +310,10 @@ func (r *refusals) find(fingerprint [32]byte, now time.Time) error {
 }
 
 func (r *refusals) add(fingerprint [32]byte, now time.Time, err error) {
+	r.addFor(fingerprint, now, refuseFor, err)
+}
+
+func (r *refusals) addFor(fingerprint [32]byte, now time.Time, d time.Duration, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.m) >= maxRefusals {
@@ -315,7 +323,7 @@ func (r *refusals) add(fingerprint [32]byte, now time.Time, err error) {
 			}
 		}
 	}
-	r.m[fingerprint] = refusal{now.Add(refuseFor), fault.From(err)}
+	r.m[fingerprint] = refusal{now.Add(d), fault.From(err)}
 }
 
 func (r *refusals) size() int {

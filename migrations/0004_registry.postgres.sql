@@ -142,7 +142,16 @@ CREATE TABLE thing_index (
   field  TEXT COLLATE "C" NOT NULL,
   text   TEXT COLLATE "C" NOT NULL, -- folded and cut
   number DOUBLE PRECISION,          -- if the value is one
-  PRIMARY KEY (tenant, thing, field, text)
+  PRIMARY KEY (tenant, field, text, thing) -- so that the things of a value are together and in order
 );
-CREATE INDEX thing_index_text ON thing_index (tenant, field, text, thing);
+CREATE INDEX thing_index_thing ON thing_index (tenant, thing, field, text, number);
 CREATE INDEX thing_index_number ON thing_index (tenant, field, number, thing) WHERE number IS NOT NULL;
+
+-- What other nodes have to look at anew. Rows are dropped after a while; only
+-- PostgreSQL has several nodes.
+CREATE TABLE registry_events (
+  id          BIGSERIAL PRIMARY KEY,
+  tenant      TEXT COLLATE "C" NOT NULL,
+  certificate TEXT COLLATE "C" NOT NULL, -- id, or ""
+  thing       TEXT COLLATE "C" NOT NULL  -- folded name, or ""
+);

@@ -142,7 +142,16 @@ CREATE TABLE thing_index (
   field  TEXT NOT NULL,
   text   TEXT NOT NULL, -- folded and cut
   number REAL,          -- if the value is one
-  PRIMARY KEY (tenant, thing, field, text)
+  PRIMARY KEY (tenant, field, text, thing) -- so that the things of a value are together and in order
 ) WITHOUT ROWID;
-CREATE INDEX thing_index_text ON thing_index (tenant, field, text, thing);
+CREATE INDEX thing_index_thing ON thing_index (tenant, thing, field, text, number);
 CREATE INDEX thing_index_number ON thing_index (tenant, field, number, thing) WHERE number IS NOT NULL;
+
+-- What other nodes have to look at anew. Rows are dropped after a while; only
+-- PostgreSQL has several nodes.
+CREATE TABLE registry_events (
+  id          INTEGER PRIMARY KEY,
+  tenant      TEXT NOT NULL,
+  certificate TEXT NOT NULL, -- id, or ""
+  thing       TEXT NOT NULL  -- folded name, or ""
+);

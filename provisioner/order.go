@@ -268,7 +268,7 @@ func (b *Body) Check() error {
 		return ErrOrderInvalid.New("The quantity %d is not 1 to 1,000,000,000.", b.Quantity)
 	case b.NotAfter != 0 && b.NotAfter <= b.NotBefore:
 		return ErrOrderInvalid.New("The window ends before it starts.")
-	case !b.KeyOrigin.Valid():
+	case !b.KeyOrigin.Valid() || b.KeyOrigin == profile.OriginServerMade: // fleet provisioning's alone
 		return ErrOrderInvalid.New("The key origin %q is not attested, manifest, claimed or station-made.", b.KeyOrigin)
 	case b.CertificateDays < 0 || b.CertificateDays > 30*365:
 		return ErrOrderInvalid.New("The certificates' life of %d days is not 0 to %d.", b.CertificateDays, 30*365)

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"log/slog"
 	"maps"
@@ -47,7 +46,7 @@ type Registration struct {
 type TemplateDocument struct {
 	Tenant    string
 	Name      string
-	Kind      string // "first-boot"
+	Kind      string // first-boot, fleet, jitp or bulk
 	Body      []byte
 	UpdatedAt time.Time
 }
@@ -139,6 +138,7 @@ type Plan struct {
 	Configuration map[string]string // never nil
 	Active        bool              // the status that the certificate gets
 	TakeOver      bool              // registration and hook allow a thing with a live device (S22)
+	Certificate   template.Certificate
 }
 
 // Plan looks the registration up, asks the hook and evaluates the template. It
@@ -157,7 +157,10 @@ func (p *Planner) Plan(ctx context.Context, in PlanInput) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	tmpl, err := p.template(doc.Body)
+	if doc.Kind != FirstBootTemplate {
+		return Plan{}, ErrRegistrationNone.New("Its template is of the kind %s.", doc.Kind)
+	}
+	tmpl, err := p.template(doc.Kind, doc.Body)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -169,20 +172,7 @@ func (p *Planner) Plan(ctx context.Context, in PlanInput) (Plan, error) {
 	id := certificateID(in.Certificate)
 	var decision hook.Decision
 	if reg.Hook != "" {
-		caller, err := p.caller(ctx, scope, reg.Hook)
-		if err != nil {
-			return Plan{}, err
-		}
-		decision, err = caller.Call(ctx, hook.Request{
-			ClaimCertificateID: in.ClaimID, CertificateID: id,
-			CertificatePEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: in.Certificate.Raw})),
-			TemplateARN:    "arn:aws:iot::" + in.Tenant + ":provisioningtemplate/" + reg.Template,
-			ClientID:       in.ClientID, Parameters: in.Parameters,
-		})
-		if err != nil {
-			return Plan{}, err
-		}
-		if err := checkNames(decision.Overrides, "hook"); err != nil {
+		if decision, err = p.ask(ctx, scope, reg.Hook, reg.Template, in.Certificate, in.ClaimID, in.ClientID, in.Parameters); err != nil {
 			return Plan{}, err
 		}
 	}
@@ -278,15 +268,15 @@ func ParseTemplate(body []byte) (*template.Template, error) {
 	return template.Parse([]byte(renameSubject.Replace(string(body))), template.Fleet)
 }
 
-func (p *Planner) template(body []byte) (*template.Template, error) {
-	key := sha256.Sum256(body)
+func (p *Planner) template(kind string, body []byte) (*template.Template, error) {
+	key := sha256.Sum256(append([]byte(kind+"\x00"), body...))
 	p.mu.Lock()
 	t := p.templates[key]
 	p.mu.Unlock()
 	if t != nil {
 		return t, nil
 	}
-	t, err := ParseTemplate(body)
+	t, err := parseKind(kind, body)
 	if err != nil {
 		return nil, err
 	}
@@ -357,10 +347,7 @@ func (p *Planner) PutTemplate(ctx context.Context, t TemplateDocument) error {
 	if t.Kind == "" {
 		t.Kind = FirstBootTemplate
 	}
-	if t.Kind != FirstBootTemplate {
-		return ErrRegistrationInvalid.New("There is no kind of template %q.", t.Kind)
-	}
-	if _, err := ParseTemplate(t.Body); err != nil {
+	if _, err := parseKind(t.Kind, t.Body); err != nil {
 		return err
 	}
 	t.UpdatedAt = p.now()

@@ -226,19 +226,19 @@ func (db *DB) PutThing(ctx context.Context, t registry.Thing, was int64) error {
 }
 
 // DropThing implements [registry.Store].
-func (db *DB) DropThing(ctx context.Context, s access.Scope, folded string, was int64) error {
+func (db *DB) DropThing(ctx context.Context, tenant string, folded string, was int64) error {
 	folded = fold(folded)
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		n, err := db.exec(ctx, `DELETE FROM things WHERE tenant = $1 AND folded = $2 AND version = $3`, s.Tenant, folded, was)
+		n, err := db.exec(ctx, `DELETE FROM things WHERE tenant = $1 AND folded = $2 AND version = $3`, tenant, folded, was)
 		if err == nil && n != 1 {
 			err = registry.ErrThingChanged.New("")
 		}
 		for _, q := range []string{`DELETE FROM thing_attributes WHERE tenant = $1 AND thing = $2`, `DELETE FROM thing_index WHERE tenant = $1 AND thing = $2`} {
 			if err == nil {
-				_, err = db.exec(ctx, q, s.Tenant, folded)
+				_, err = db.exec(ctx, q, tenant, folded)
 			}
 		}
-		db.tellRegistry(ctx, registry.Change{Tenant: s.Tenant, Thing: folded})
+		db.tellRegistry(ctx, registry.Change{Tenant: tenant, Thing: folded})
 		return err
 	})
 }
@@ -297,7 +297,8 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 	for _, q := range []struct{ check, table, detail, query string }{
 		{"certificate-missing", "device_certificates", "Its certificate does not exist.", `SELECT d.authority, d.serial FROM device_certificates d LEFT JOIN reservations r ON r.serial = d.serial AND r.authority = d.authority AND r.tenant = d.tenant LEFT JOIN certificates c ON c.reservation = r.id WHERE d.authority <> '' AND c.reservation IS NULL`},
 		{"ldevid-unattached", "certificates", "The operational certificate belongs to no thing; the device completes it when it registers again.", `SELECT r.authority, r.serial FROM reservations r JOIN certificates c ON c.reservation = r.id LEFT JOIN device_certificates d ON d.authority = r.authority AND d.serial = r.serial AND d.tenant = r.tenant
-			LEFT JOIN thing_principals p ON p.tenant = d.tenant AND p.certificate = d.id WHERE r.profile = 'ldevid' AND p.certificate IS NULL`},
+			LEFT JOIN thing_principals p ON p.tenant = d.tenant AND p.certificate = d.id LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+			WHERE r.profile = 'ldevid' AND p.certificate IS NULL AND (v.serial IS NULL OR v.released_at > 0)`},
 	} {
 		rows, err := db.query(ctx, q.query)
 		err = each(rows, err, func(row row) error {
@@ -324,7 +325,7 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 	}
 	for _, q := range []struct{ check, table, detail, query string }{
 		{"holder-missing", "things", "Its identity has no birth certificate.", `SELECT t.tenant, t.folded FROM things t JOIN authorities a ON a.name = t.registered_by AND a.tenant = t.tenant LEFT JOIN identities i ON i.tenant = t.tenant AND i.holder = t.holder AND i.profile = 'idevid' WHERE i.holder IS NULL`},
-		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant WHERE t.registered_by <> '' AND g.authority IS NULL`},
+		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant LEFT JOIN fleet_templates f ON f.tenant = t.tenant AND t.registered_by = 'claim:' || f.name WHERE t.registered_by <> '' AND g.authority IS NULL AND f.name IS NULL`},
 		{"thing-missing", "thing_principals", "Its thing does not exist.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing WHERE t.folded IS NULL`},
 		{"certificate-missing", "thing_principals", "Its certificate is not registered.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN device_certificates d ON d.tenant = p.tenant AND d.id = p.certificate WHERE d.id IS NULL`},
 		{"ca-missing", "device_certificates", "The CA that it was registered with does not exist.", `SELECT d.tenant, d.id FROM device_certificates d LEFT JOIN registered_cas c ON c.tenant = d.tenant AND c.id = d.ca WHERE d.ca <> '' AND c.id IS NULL`},
@@ -337,6 +338,10 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 		{"thing-missing", "thing_index", "Its thing does not exist.", `SELECT DISTINCT i.tenant, i.thing FROM thing_index i LEFT JOIN things t ON t.tenant = i.tenant AND t.folded = i.thing WHERE t.folded IS NULL`},
 		{"thing-missing", "thing_attributes", "Its thing does not exist.", `SELECT DISTINCT a.tenant, a.thing FROM thing_attributes a LEFT JOIN things t ON t.tenant = a.tenant AND t.folded = a.thing WHERE t.folded IS NULL`},
 		{"authority-missing", "registrations", "Its authority does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN authorities a ON a.name = g.authority AND a.tenant = g.tenant LEFT JOIN registered_cas c ON c.tenant = g.tenant AND c.id = g.authority WHERE a.name IS NULL AND c.id IS NULL`},
+		{"template-missing", "fleet_templates", "Its template does not exist.", `SELECT f.tenant, f.name FROM fleet_templates f LEFT JOIN templates m ON m.tenant = f.tenant AND m.name = f.name WHERE m.name IS NULL`},
+		{"hook-missing", "fleet_templates", "Its hook does not exist.", `SELECT f.tenant, f.name FROM fleet_templates f LEFT JOIN hooks h ON h.tenant = f.tenant AND h.name = f.hook WHERE f.hook <> '' AND h.name IS NULL`},
+		{"certificate-missing", "registration_grants", "Its certificate is not registered.", `SELECT g.tenant, g.holder FROM registration_grants g LEFT JOIN device_certificates d ON d.tenant = g.tenant AND d.id = g.certificate WHERE g.certificate <> '' AND d.id IS NULL`},
+		{"budget-missing", "registration_grants", "Its budget does not exist.", `SELECT g.tenant, g.holder FROM registration_grants g LEFT JOIN registration_budgets b ON b.tenant = g.tenant AND b.name = g.budget WHERE b.name IS NULL`},
 		{"template-missing", "registrations", "Its template does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN templates m ON m.tenant = g.tenant AND m.name = g.template WHERE m.name IS NULL`},
 		{"hook-missing", "registrations", "Its hook does not exist.", `SELECT g.tenant, g.authority FROM registrations g LEFT JOIN hooks h ON h.tenant = g.tenant AND h.name = g.hook WHERE g.hook <> '' AND h.name IS NULL`},
 	} {

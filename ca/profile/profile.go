@@ -133,11 +133,12 @@ const (
 	OriginManifest    Origin = "manifest"
 	OriginClaimed     Origin = "claimed"
 	OriginStationMade Origin = "station-made"
+	OriginServerMade  Origin = "server-made" // fleet provisioning only, where it is switched on (S17)
 )
 
 // Arc is the last arc of the origin's policy OID, ARC.2.n; 0 for none.
 func (o Origin) Arc() int {
-	return 1 + slices.Index([]Origin{OriginAttested, OriginManifest, OriginClaimed, OriginStationMade}, o)
+	return 1 + slices.Index([]Origin{OriginAttested, OriginManifest, OriginClaimed, OriginStationMade, OriginServerMade}, o)
 }
 
 // Valid tells whether o is a known origin.

@@ -177,7 +177,7 @@ func Compile(p Profile, iss Issuer, arc string) (*Template, error) {
 }
 
 func (t *Template) compilePolicies(arc string) error {
-	for _, o := range []Origin{"", OriginAttested, OriginManifest, OriginClaimed, OriginStationMade} {
+	for _, o := range []Origin{"", OriginAttested, OriginManifest, OriginClaimed, OriginStationMade, OriginServerMade} {
 		var ids []string
 		switch {
 		case t.Profile.Name == Root:

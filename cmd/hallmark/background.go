@@ -20,6 +20,7 @@ func (s *Server) background(ctx context.Context) {
 	s.wg.Go(func() { s.set.Run(ctx) })
 	s.wg.Go(func() { s.lists.Run(ctx) })
 	s.wg.Go(func() { s.integrate(ctx) })
+	s.fleet.run(ctx, &s.wg)
 	if s.time != nil {
 		s.wg.Go(func() { s.time.run(ctx) })
 	}

@@ -64,6 +64,8 @@ type Config struct {
 	Tokens TokensConfig `yaml:"tokens"`
 	// Lists configures the CRLs.
 	Lists ListsConfig `yaml:"lists"`
+	// Fleet configures how devices are registered.
+	Fleet FleetConfig `yaml:"fleet"`
 	// Log configures the transparency log.
 	Log LogConfig `yaml:"log"`
 	// HookRoots names a PEM file with the roots that hooks' servers are verified
@@ -82,6 +84,7 @@ type Config struct {
 type Listen struct {
 	People  string `yaml:"people"`  // console and administration API; default 127.0.0.1:8443
 	Device  string `yaml:"device"`  // devices, mutual TLS; default :9443
+	MQTT    string `yaml:"mqtt"`    // devices, MQTT over mutual TLS; default :8883
 	Factory string `yaml:"factory"` // stations, mutual TLS; default :9444
 	Enrol   string `yaml:"enrol"`   // enrolment without a certificate; default :9445
 	Public  string `yaml:"public"`  // lists, OCSP, certificates, log, health, without TLS; default :8080
@@ -107,6 +110,16 @@ type TokensConfig struct {
 type ListsConfig struct {
 	Validity Duration `yaml:"validity"` // default 168h; a list is renewed at half of it
 	Shards   int      `yaml:"shards"`   // of newly made authorities; default 1
+}
+
+// FleetConfig configures how devices are registered. Production mode refuses both.
+type FleetConfig struct {
+	// JITP registers devices of registered CAs when they connect for the first
+	// time (S22).
+	JITP bool `yaml:"jitp"`
+	// ServerKeys lets devices with a claim certificate ask for a key that the
+	// service makes (S17).
+	ServerKeys bool `yaml:"server_keys"`
 }
 
 // LogConfig configures the transparency log.
@@ -168,7 +181,7 @@ func parseConfig(b []byte, dir string) (*Config, error) {
 
 // nearest suggests the key that was probably meant.
 func nearest(key, typeName string) string {
-	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, ListsConfig{}, LogConfig{}} {
+	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, ListsConfig{}, FleetConfig{}, LogConfig{}} {
 		if t := reflect.TypeOf(v); t.Name() == typeName {
 			var names []string
 			for i := range t.NumField() {
@@ -221,6 +234,7 @@ func (c *Config) complete() error {
 	}
 	def(&c.Listen.People, "127.0.0.1:8443")
 	def(&c.Listen.Device, ":9443")
+	def(&c.Listen.MQTT, ":8883")
 	def(&c.Listen.Factory, ":9444")
 	def(&c.Listen.Enrol, ":9445")
 	def(&c.Listen.Public, ":8080")
@@ -277,7 +291,7 @@ func (c *Config) complete() error {
 }
 
 func (l *Listen) all() map[string]string {
-	return map[string]string{"people": l.People, "device": l.Device, "factory": l.Factory, "enrol": l.Enrol, "public": l.Public, "metrics": l.Metrics}
+	return map[string]string{"people": l.People, "device": l.Device, "mqtt": l.MQTT, "factory": l.Factory, "enrol": l.Enrol, "public": l.Public, "metrics": l.Metrics}
 }
 
 func validHost(h string) bool {

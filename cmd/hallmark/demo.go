@@ -302,7 +302,7 @@ func (d *demo) summary(ctx context.Context) error {
 	if s.Log.Certificates, err = d.server.db.CountCertificates(ctx); err != nil {
 		return err
 	}
-	for from, to := range map[string]string{"people": "api", "device": "device", "factory": "factory", "enrol": "enrol", "public": "public"} {
+	for from, to := range map[string]string{"people": "api", "device": "device", "mqtt": "mqtt", "factory": "factory", "enrol": "enrol", "public": "public"} {
 		s.Endpoints[to] = d.server.publicAddr(from)
 	}
 	s.ElapsedMS = time.Since(d.start).Milliseconds()

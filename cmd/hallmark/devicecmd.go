@@ -15,11 +15,12 @@ func init() { commands = append(commands, newDeviceAdminCmd) }
 // device itself adds its commands under the same word.
 func newDeviceAdminCmd(g *globals) *cobra.Command {
 	c := &cobra.Command{
-		Use: "device", Short: "Devices: show the story of one, take it out of the field",
+		Use: "device", Short: "Devices: show the story of one, take it out of the field; be one, be thousands",
 		Example: `  hallmark device show LMP-000123
-  hallmark device revoke LMP-000123 --reason keyCompromise --note "sold on the grey market"`,
+  hallmark device revoke LMP-000123 --reason keyCompromise --note "sold on the grey market"
+  hallmark device run --dir D/devices/LMP-000123 --endpoint localhost:8883`,
 	}
-	c.AddCommand(newDeviceShowCmd(g), newDeviceRevokeCmd(g))
+	c.AddCommand(newDeviceShowCmd(g), newDeviceRevokeCmd(g), newDeviceRunCmd(g), newDeviceSimulateCmd(g))
 	return c
 }
 

@@ -21,6 +21,7 @@ import (
 	"hallmark/ca"
 	"hallmark/ca/catest"
 	"hallmark/ca/profile"
+	"hallmark/fleet"
 	"hallmark/fleet/registry"
 	"hallmark/hsm/hsmtest"
 )
@@ -296,12 +297,21 @@ func (w *writerSite) anotherTenant(t *testing.T) {
 	if err := i.db.QueryRow(`SELECT name FROM policies LIMIT 1`).Scan(&policy); err != nil {
 		t.Fatal(err)
 	}
+	var certificate string
+	if err := i.db.QueryRow(`SELECT certificate FROM thing_principals WHERE thing = 'w-good'`).Scan(&certificate); err != nil {
+		t.Fatal(err)
+	}
 	i.db.Close()
-	words := []string{"", siteOrder, "w-good", "W-BLOCKED", "w-blocked", "station-1", "demo", "hook-a", "bob", "device-1", policy}
+	registered := w.stock(t, certificate, policy)
+	words := []string{"", siteOrder, "w-good", "W-BLOCKED", "w-blocked", "station-1", "demo", "hook-a", "bob", "device-1", policy, certificate, registry.CertificateTarget(certificate), registered, string(registry.ThingGroup)}
 	writes := map[string]bool{"SetOrder": true, "DisablePrincipal": true, "RevokeStation": true}
 	ours, theirs := access.Scope{Tenant: access.DefaultTenant}, access.Scope{Tenant: "other"}
 	db := reflect.ValueOf(w.server.db)
 	tried := 0
+	everything, err := registry.ParseFilter("*")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for m := range db.NumMethod() {
 		name, typ := db.Type().Method(m).Name, db.Method(m).Type()
 		scoped := false
@@ -332,11 +342,21 @@ func (w *writerSite) anotherTenant(t *testing.T) {
 					args[a] = reflect.ValueOf(time.Now())
 				case in == reflect.TypeFor[registry.Range]():
 					args[a] = reflect.ValueOf(registry.Range{Limit: 100})
+				case in == reflect.TypeFor[registry.CertificateQuery]():
+					args[a] = reflect.ValueOf(registry.CertificateQuery{Limit: 100})
+				case in == reflect.TypeFor[registry.GroupQuery]():
+					args[a] = reflect.ValueOf(registry.GroupQuery{Class: registry.ThingGroup, Limit: 100})
+				case in == reflect.TypeFor[registry.Group]():
+					args[a] = reflect.ValueOf(registry.Group{Class: registry.ThingGroup, Name: "watched", Query: "*"})
+				case in == reflect.TypeFor[*registry.Filter]():
+					args[a] = reflect.ValueOf(everything)
+				case in == reflect.TypeFor[[]fleet.ThingName]():
+					args[a] = reflect.ValueOf([]fleet.ThingName{"W-GOOD"})
 				case in.Kind() == reflect.String:
 					args[a] = reflect.ValueOf(text[next]).Convert(in)
 					next++
 				case in.Kind() == reflect.Int:
-					args[a] = reflect.ValueOf(100)
+					args[a] = reflect.ValueOf(1)
 				default:
 					args[a] = reflect.Zero(in)
 				}
@@ -384,6 +404,40 @@ func (w *writerSite) anotherTenant(t *testing.T) {
 	if _, err := w.server.db.RecordBySerial(t.Context(), "other", "", ca.Serial(serial)); err == nil {
 		t.Error("RecordBySerial gives another tenant's record")
 	}
+}
+
+// stock gives the registry something of each kind, and the id of a CA.
+func (w *writerSite) stock(t *testing.T, certificate, policy string) (registered string) {
+	t.Helper()
+	ctx, s, reg := t.Context(), access.Scope{Tenant: access.DefaultTenant}, w.server.reged
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := reg.CreateType(ctx, registry.Type{Tenant: s.Tenant, Name: "demo"})
+	must(err)
+	typ := "demo"
+	thing, err := w.server.db.Thing(ctx, s, "w-good")
+	must(err)
+	_, err = reg.UpdateThing(ctx, s, thing.Name, registry.ThingChange{Type: &typ})
+	must(err)
+	_, err = reg.CreateGroup(ctx, registry.Group{Tenant: s.Tenant, Class: registry.ThingGroup, Name: "watched", Query: "thingName:*"})
+	must(err)
+	for more := true; more; {
+		more, err = reg.Build(ctx)
+		must(err)
+	}
+	must(reg.AttachPolicy(ctx, s, registry.CertificateTarget(certificate), policy))
+	for _, a := range w.server.ca.Authorities() {
+		if a.Name == "device-1" {
+			c, err := reg.RegisterCA(ctx, registry.CARegistration{Tenant: s.Tenant, Certificate: a.Cert, Authority: a.Name, Active: true})
+			must(err)
+			registered = c.ID
+		}
+	}
+	return registered
 }
 
 // holds tells whether a result says anything.

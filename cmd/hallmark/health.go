@@ -68,6 +68,7 @@ func (s *Server) metrics() {
 	count("ca_late_signatures_total", "Signatures destroyed because another was recorded first.", s.ca.Late.Load)
 	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
 	count("crl_failures_total", "Lists that could not be made; the former stays.", s.lists.Stats.Failures.Load)
+	s.fleet.register(count, gauge)
 	gauge("revoked_serials", "Serial numbers in the revoked set.", func() float64 { return float64(s.set.Len()) })
 	gauge("revoked_set_age_seconds", "Since the revoked set was last complete.", func() float64 { return s.set.Age().Seconds() })
 	gauge("authority_expiry_seconds", "Until the first authority ends.", func() float64 {

@@ -48,6 +48,12 @@ func (c *Config) conveniences() (list []string) {
 	if len(c.NTP) == 0 {
 		add("ntp: empty, so nobody but this machine says what time it is (S38)")
 	}
+	if c.Fleet.JITP {
+		add("fleet.jitp: whoever gets a certificate of a registered CA would be let in (S22)")
+	}
+	if c.Fleet.ServerKeys {
+		add("fleet.server_keys: devices' keys would be made by the service and travel (S17)")
+	}
 	for _, m := range c.Tokens.Modules {
 		if !filepath.IsAbs(m) {
 			add("tokens.modules: " + m + " has no directory, so whatever is found first would be loaded")

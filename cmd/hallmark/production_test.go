@@ -21,7 +21,7 @@ import (
 )
 
 // goodProduction is a configuration that production mode takes, but for approvers.
-const goodProduction = "production: true\nbase_url: http://pki.example.com\nserver_names: [pki.example.com]\nntp: ['127.0.0.1:9']\nlisten: {people: '127.0.0.1:0', device: '127.0.0.1:0', factory: '127.0.0.1:0', enrol: '127.0.0.1:0', public: '127.0.0.1:0', metrics: '127.0.0.1:0'}\n"
+const goodProduction = "production: true\nbase_url: http://pki.example.com\nserver_names: [pki.example.com]\nntp: ['127.0.0.1:9']\nlisten: {people: '127.0.0.1:0', device: '127.0.0.1:0', mqtt: '127.0.0.1:0', factory: '127.0.0.1:0', enrol: '127.0.0.1:0', public: '127.0.0.1:0', metrics: '127.0.0.1:0'}\n"
 
 // approvedBy is the approver that is missing in it.
 func approvedBy(t *testing.T) string {

@@ -209,7 +209,7 @@ func (s *site) again2() {
 // TestA60_BeforeAnAuthorityTheFactoryDoorIsShut looks at a service of which only
 // the state directory exists.
 func TestA60_BeforeAnAuthorityTheFactoryDoorIsShut(t *testing.T) {
-	cfg, err := parseConfig([]byte("listen: {people: '127.0.0.1:0', device: '127.0.0.1:0', factory: '127.0.0.1:0', enrol: '127.0.0.1:0', public: '127.0.0.1:0', metrics: '127.0.0.1:0'}\n"), t.TempDir())
+	cfg, err := parseConfig([]byte("listen: {people: '127.0.0.1:0', device: '127.0.0.1:0', mqtt: '127.0.0.1:0', factory: '127.0.0.1:0', enrol: '127.0.0.1:0', public: '127.0.0.1:0', metrics: '127.0.0.1:0'}\n"), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,6 +68,7 @@ type Server struct {
 	boot    *bootstrap.Service
 	gate    *bootstrap.Gate
 	planner *provisioner.Planner
+	fleet   *fleetRuntime
 	certs   *certifier
 	time    *timeSource  // nil: no time servers
 	first   *serviceCert // until an infrastructure authority is there
@@ -200,6 +201,9 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 		return nil, err
 	}
 	if err := s.renewDoors(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openRuntime(ctx); err != nil {
 		return nil, err
 	}
 	s.metrics()
@@ -368,6 +372,9 @@ func (s *Server) Start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.serveMQTT(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	return s.announce()
 }
 
@@ -452,9 +459,16 @@ func (s *Server) Close() error {
 	defer cancel()
 	var errs []error
 	for _, d := range s.doors {
+		if d.server == nil {
+			errs = append(errs, d.listener.Close()) // the broker's
+			continue
+		}
 		if err := d.server.Shutdown(ctx); err != nil {
 			d.server.Close()
 		}
+	}
+	if s.fleet != nil {
+		errs = append(errs, s.fleet.broker.Close())
 	}
 	s.stop()
 	s.wg.Wait()

@@ -114,15 +114,19 @@ domain: devices.hallmark.example
 listen:
   people: %s
   device: %s
+  mqtt: %s
   factory: %s
   enrol: %s
   public: %s
   metrics: %s
+fleet:
+  jitp: true
+  server_keys: true
 approvers:
   - name: bob
     key: people/bob.pub.pem
 log_level: warn
-`, database, publicPort, port(8443), port(9443), port(9444), port(9445), public, port(9090))
+`, database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090))
 	if err := d.approverKey(); err != nil {
 		return err
 	}
@@ -310,7 +314,8 @@ func (d *stage) ceremony(ctx context.Context) error {
 	return nil
 }
 
-// demoTemplate turns a birth certificate into a thing.
+// demoTemplate turns a birth certificate into a thing, which may use its own
+// reserved topics and dt/THING/, and nothing else.
 const demoTemplate = `{
   "Parameters": {"AWS::IoT::Certificate::SerialNumber": {"Type": "String"}, "AWS::IoT::Certificate::Id": {"Type": "String"}},
   "Resources": {
@@ -319,7 +324,7 @@ const demoTemplate = `{
       "AttributePayload": {"serial": {"Ref": "AWS::IoT::Certificate::SerialNumber"}, "product": "demo-lamp"},
       "ThingGroups": ["demo"]}},
     "certificate": {"Type": "AWS::IoT::Certificate", "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"}},
-    "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyName": "demo-device"}}
+    "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyDocument": "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"iot:Connect\",\"Resource\":\"arn:aws:iot:*:*:client/${iot:Connection.Thing.ThingName}\",\"Condition\":{\"Bool\":{\"iot:Connection.Thing.IsAttached\":\"true\"}}},{\"Effect\":\"Allow\",\"Action\":[\"iot:Publish\",\"iot:Receive\"],\"Resource\":[\"arn:aws:iot:*:*:topic/$aws/things/${iot:Connection.Thing.ThingName}/*\",\"arn:aws:iot:*:*:topic/dt/${iot:Connection.Thing.ThingName}/*\"]},{\"Effect\":\"Allow\",\"Action\":\"iot:Subscribe\",\"Resource\":[\"arn:aws:iot:*:*:topicfilter/$aws/things/${iot:Connection.Thing.ThingName}/*\",\"arn:aws:iot:*:*:topicfilter/dt/${iot:Connection.Thing.ThingName}/*\"]}]}"}}
   },
   "DeviceConfiguration": {"endpoint": "%s", "report_interval_seconds": "300"}
 }`

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"hallmark/access"
+	"hallmark/bootstrap"
+	"hallmark/broker"
+	"hallmark/crl"
+	"hallmark/fleet"
+	"hallmark/fleet/jobs"
+	"hallmark/fleet/policy"
+	"hallmark/fleet/presence"
+	"hallmark/fleet/registry"
+	"hallmark/fleet/shadow"
+	"hallmark/internal/fault"
+)
+
+// fleetRuntime is what devices live on after first boot: the broker, and what answers
+// its reserved topics.
+type fleetRuntime struct {
+	log      *slog.Logger
+	door     *bootstrap.Door
+	registry *registry.Registry
+	broker   *broker.Broker
+	shadows  *shadow.Service
+	jobs     *jobs.Service
+	presence *presence.Service
+	claims   *bootstrap.Claims
+
+	mu        sync.Mutex
+	withdrawn []crl.Change // that the broker has not heard of
+	wake      chan struct{}
+}
+
+// openRuntime makes the runtime; it listens nowhere yet. The services publish
+// through the broker, and the broker answers through the services: whichever is
+// made first finds the other when the first device is there.
+func (s *Server) openRuntime(ctx context.Context) (err error) {
+	out := &publisher{}
+	r := &fleetRuntime{log: s.log, registry: s.reged, wake: make(chan struct{}, 1)}
+	node, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	r.shadows = shadow.New(shadow.Config{Store: s.db, Publisher: out, Log: s.log, Now: s.now})
+	r.jobs = jobs.New(jobs.Config{Store: s.db, Publisher: out, Targets: s.reged, Log: s.log, Now: s.now})
+	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: node + " " + s.cfg.Listen.MQTT, Log: s.log, Now: s.now})
+	door := bootstrap.DoorConfig{Gate: s.gate, Registry: s.reged, Grants: s.db, Publisher: out, Log: s.log, Now: s.now}
+	if s.cfg.Fleet.JITP {
+		door.Planner = s.planner
+	}
+	r.door = bootstrap.NewDoor(door)
+	if r.claims, err = bootstrap.NewClaims(bootstrap.ClaimsConfig{Issuer: s.ca, Planner: s.planner, Templates: s.db, Registry: s.reged, Records: s.db, Grants: s.db, Revoker: s.crl,
+		TokenKey: s.box.MAC("claim-token"), ServerKeys: s.cfg.Fleet.ServerKeys, Log: s.log, Now: s.now}); err != nil {
+		return err
+	}
+	if r.broker, err = broker.New(ctx, broker.Config{
+		TLS: s.mqttTLS(), Authenticator: r, Store: s.db, Events: events{r.presence}, Log: s.log, Now: s.now,
+		Topics: slices.Concat(r.shadows.Topics(), r.jobs.Topics(), r.claims.Topics()),
+	}); err != nil {
+		return err
+	}
+	out.set(r.broker)
+	if err := r.presence.Start(ctx); err != nil {
+		return err
+	}
+	s.fleet = r
+	s.set.OnChange(r.withdraw)
+	return nil
+}
+
+// publisher is the broker once it is there.
+type publisher struct {
+	mu sync.RWMutex
+	to fleet.Publisher
+}
+
+func (p *publisher) set(to fleet.Publisher) {
+	p.mu.Lock()
+	p.to = to
+	p.mu.Unlock()
+}
+
+// Publish implements [fleet.Publisher].
+func (p *publisher) Publish(ctx context.Context, m fleet.Message) error {
+	p.mu.RLock()
+	to := p.to
+	p.mu.RUnlock()
+	if to == nil {
+		return errors.New("the broker has not started")
+	}
+	return to.Publish(ctx, m)
+}
+
+// Authenticate implements [broker.Authenticator]: the certificate says who it is,
+// and what it may do follows every later change of its policies.
+func (r *fleetRuntime) Authenticate(ctx context.Context, state tls.ConnectionState, remote netip.AddrPort) (broker.Identity, error) {
+	a, err := r.door.Admit(ctx, &state)
+	if err != nil {
+		return broker.Identity{}, err
+	}
+	return broker.Identity{
+		Tenant: a.Tenant, Thing: a.Thing, Certificate: a.CertificateID, Authority: a.Authority, Serial: a.Serial, NotAfter: a.NotAfter, Claim: a.Claim,
+		Bind: func(client string, attributes []string) broker.Authoriser {
+			// The connection's own context ends with CONNECT, and a will is due later.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			b, err := r.registry.Bind(ctx, registry.Connection{
+				Tenant: a.Tenant, Certificate: a.Certificate, ClientID: client, SourceIP: remote.Addr().Unmap(), DomainName: state.ServerName,
+				Persistent: slices.Contains(attributes, broker.PersistentConnect), LastWill: slices.Contains(attributes, broker.LastWill),
+			})
+			if err != nil {
+				r.log.WarnContext(ctx, "what a device may do was not found out, so it may do nothing", "client", client, "error", err)
+				return nil
+			}
+			return authoriser{b}
+		},
+		Recheck: func(ctx context.Context) error { return r.door.Recheck(ctx, &a) },
+	}, nil
+}
+
+// authoriser is a binding as the broker asks it.
+type authoriser struct{ *registry.Binding }
+
+// Allows implements [broker.Authoriser].
+func (a authoriser) Allows(action policy.Action, resource string) bool {
+	return a.AllowsAction(action, resource)
+}
+
+// events tells presence what the broker saw.
+type events struct{ to *presence.Service }
+
+func (e events) hear(kind presence.Kind, ev broker.Event) {
+	if ev.Claim {
+		return // a claim certificate is many devices, and none of them yet
+	}
+	e.to.Hear(presence.Event{Sender: ev.Sender, Kind: kind, Time: ev.Time, Session: ev.Session, Version: ev.Version, Address: ev.Address,
+		Reason: string(ev.Reason), ClientInitiated: ev.ClientInitiated, Topics: ev.Topics})
+}
+
+// Connected and its like implement [broker.Events].
+func (e events) Connected(ev broker.Event)     { e.hear(presence.Connected, ev) }
+func (e events) Disconnected(ev broker.Event)  { e.hear(presence.Disconnected, ev) }
+func (e events) ConnectFailed(ev broker.Event) { e.hear(presence.ConnectFailed, ev) }
+func (e events) Subscribed(ev broker.Event)    { e.hear(presence.Subscribed, ev) }
+func (e events) Unsubscribed(ev broker.Event)  { e.hear(presence.Unsubscribed, ev) }
+
+// withdraw hears of every revocation of any node, in the order of the log. It
+// must not wait for the broker.
+func (r *fleetRuntime) withdraw(c crl.Change) {
+	if !c.Revoked && !c.Blocked {
+		return
+	}
+	r.mu.Lock()
+	r.withdrawn = append(r.withdrawn, c)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// drop ends the sessions of what was withdrawn: within a second the device is
+// off, and what it left behind is purged (S19, S25). Who is only on hold comes
+// back to its messages after the release.
+func (r *fleetRuntime) drop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		r.mu.Lock()
+		list := r.withdrawn
+		r.withdrawn = nil
+		r.mu.Unlock()
+		for i := range list {
+			if err := r.dropOne(ctx, &list[i]); err != nil && ctx.Err() == nil {
+				r.log.ErrorContext(ctx, "what a withdrawn device left behind was not purged", "holder", list[i].Holder, "error", err)
+			}
+		}
+	}
+}
+
+func (r *fleetRuntime) dropOne(ctx context.Context, c *crl.Change) error {
+	scope, cause := access.Scope{Tenant: c.Tenant}, broker.Withdrawn
+	if c.Reason == crl.CertificateHold {
+		cause = broker.Asked
+	}
+	var errs []error
+	drop := func(sel broker.Selection) {
+		_, err := r.broker.Drop(ctx, sel, cause, true)
+		errs = append(errs, err)
+	}
+	if c.Blocked {
+		things, err := r.registry.ByHolder(ctx, scope, c.Holder)
+		for i := range things {
+			drop(broker.Selection{Tenant: c.Tenant, Thing: things[i].Name})
+		}
+		return errors.Join(append(errs, err)...)
+	}
+	drop(broker.Selection{Authority: c.Authority, Serial: c.Serial.String()})
+	p, err := r.registry.Principal(ctx, scope, c.Authority, c.Serial)
+	if err != nil {
+		if fault.KindOf(err) == fault.NotFound {
+			err = nil // a certificate that never was a device's
+		}
+		return errors.Join(append(errs, err)...)
+	}
+	drop(broker.Selection{Tenant: c.Tenant, Certificate: p.Certificate}) // what it left while it was away, too
+	return errors.Join(errs...)
+}
+
+// mqttTLS is the devices' door in the words of MQTT clients.
+func (s *Server) mqttTLS() *tls.Config {
+	c := s.deviceTLS()
+	c.NextProtos = broker.ALPN
+	return c
+}
+
+// serveMQTT opens the door for MQTT.
+func (s *Server) serveMQTT(ctx context.Context) error {
+	l, err := net.Listen("tcp", s.cfg.Listen.MQTT)
+	if err != nil {
+		return fmt.Errorf("the mqtt door cannot listen on %s: %w", s.cfg.Listen.MQTT, err)
+	}
+	s.doors["mqtt"] = &door{name: "mqtt", listener: l}
+	s.wg.Go(func() {
+		if err := s.fleet.broker.Serve(ctx, l); err != nil && !errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
+			s.log.Error("a door failed", "door", "mqtt", "error", err)
+		}
+	})
+	return nil
+}
+
+// run starts what the runtime does by itself.
+func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
+	wg.Go(func() { r.presence.Run(ctx) })
+	wg.Go(func() { r.jobs.Run(ctx) })
+	wg.Go(func() { r.drop(ctx) })
+	wg.Go(func() {
+		for every(ctx, time.Minute) {
+			if n, err := r.claims.Sweep(ctx); err != nil {
+				r.log.ErrorContext(ctx, "unclaimed certificates were not withdrawn", "error", err)
+			} else if n > 0 {
+				r.log.InfoContext(ctx, "unclaimed certificates withdrawn", "certificates", n)
+			}
+		}
+	})
+}
+
+// register tells the metrics what the broker counts.
+func (r *fleetRuntime) register(count func(name, help string, f func() int64), gauge func(name, help string, f func() float64)) {
+	b := r.broker
+	gauge("mqtt_connections", "Devices that are connected.", func() float64 { return float64(b.Stats().Connections) })
+	gauge("mqtt_sessions", "Sessions, connected or waiting.", func() float64 { return float64(b.Stats().Sessions) })
+	count("mqtt_messages_in_total", "Messages from devices.", func() int64 { return b.Stats().PublishedIn })
+	count("mqtt_messages_out_total", "Messages to devices.", func() int64 { return b.Stats().PublishedOut })
+	count("mqtt_refused_total", "Publishes and subscriptions that a policy refused.", func() int64 { st := b.Stats(); return st.RefusedPublish + st.RefusedSubscribe })
+	count("mqtt_dropped_total", "QoS 0 messages for devices that were too slow.", func() int64 { return b.Stats().DroppedQoS0 })
+	count("mqtt_slow_disconnects_total", "Subscribers that were too slow for QoS 1.", func() int64 { return b.Stats().SlowDisconnects })
+	count("mqtt_requests_failed_total", "Requests to reserved topics that failed inside.", func() int64 { return b.Stats().RequestsFailed })
+	count("presence_events_dropped_total", "Lifecycle events that were not published.", r.presence.Dropped.Load)
+}
