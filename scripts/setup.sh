@@ -7,7 +7,7 @@ packages="
 	gcc libc6-dev pkg-config libpcsclite-dev
 	softhsm2 opensc p11-kit p11-kit-modules
 	pcscd vsmartcard-vpcd
-	postgresql sqlite3
+	postgresql sqlite3 mosquitto mosquitto-clients
 	openssl gnutls-bin curl
 	chromium python3
 	iproute2 util-linux tmux strace
