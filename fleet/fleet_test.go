@@ -31,13 +31,15 @@ func FuzzParseThingName(f *testing.F) {
 }
 
 func TestPrincipalStatus_RevokedIsFinalAndPendingIsNeverSet(t *testing.T) {
-	all := []PrincipalStatus{Active, Inactive, PendingActivation, Revoked}
+	all := []PrincipalStatus{Active, Inactive, PendingActivation, Revoked, PendingTransfer}
 	for _, from := range all {
 		if from.CanBecome(PendingActivation) || Revoked.CanBecome(from) {
 			t.Errorf("%s", from)
 		}
 	}
-	if _, err := ParsePrincipalStatus("PENDING_ACTIVATION"); !errors.Is(err, ErrStatus) {
-		t.Error(err)
+	for _, p := range []string{"PENDING_ACTIVATION", "PENDING_TRANSFER"} {
+		if _, err := ParsePrincipalStatus(p); !errors.Is(err, ErrStatus) {
+			t.Error(err)
+		}
 	}
 }

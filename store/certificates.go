@@ -187,14 +187,14 @@ func (db *DB) certificateChanged(ctx context.Context, tenant, id string) error {
 }
 
 // DropCertificate implements [registry.CertificateStore].
-func (db *DB) DropCertificate(ctx context.Context, s access.Scope, id string) error {
+func (db *DB) DropCertificate(ctx context.Context, tenant string, id string) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		dropped, err := db.drop(ctx, sealedRow{table: "device_certificates", name: pair(s.Tenant, id),
-			find: `SELECT mac FROM device_certificates WHERE tenant = $1 AND id = $2`, key: []any{s.Tenant, id}}, `DELETE FROM device_certificates WHERE tenant = $1 AND id = $2`)
+		dropped, err := db.drop(ctx, sealedRow{table: "device_certificates", name: pair(tenant, id),
+			find: `SELECT mac FROM device_certificates WHERE tenant = $1 AND id = $2`, key: []any{tenant, id}}, `DELETE FROM device_certificates WHERE tenant = $1 AND id = $2`)
 		if err == nil && !dropped {
 			err = registry.ErrCertificateUnknown.New("")
 		}
-		db.tellRegistry(ctx, registry.Change{Tenant: s.Tenant, Certificate: id})
+		db.tellRegistry(ctx, registry.Change{Tenant: tenant, Certificate: id})
 		return err
 	})
 }
@@ -217,37 +217,48 @@ func (db *DB) Issued(ctx context.Context, s access.Scope, authority string, seri
 }
 
 // revokeCertificates marks what certificates are registered as. A row that
-// somebody else changed is marked too, and keeps its wrong MAC for fsck.
+// somebody else changed is marked too, and keeps its wrong MAC for fsck: nothing
+// that a database writer does keeps a certificate from being revoked.
 func (db *DB) revokeCertificates(ctx context.Context, where string, args ...any) error {
+	tx := txFrom(ctx)
 	var all []certificateRow
 	rows, err := db.query(ctx, `SELECT `+certificateColumns+` FROM device_certificates c `+where, args...)
 	err = each(rows, err, func(row row) error {
 		var r certificateRow
-		err := row.Scan(r.dest()...)
-		all = append(all, r)
-		return err
-	})
-	for i := range all {
-		if err != nil {
-			return err
+		if row.Scan(r.dest()...) == nil {
+			all = append(all, r)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range all {
 		r := &all[i]
-		old, good := r.mac, hmac.Equal(r.mac, db.cfg.Seal.MAC("device_certificates", r.fields()...))
-		if r.c.Status == fleet.Revoked && good {
+		if !hmac.Equal(r.mac, db.cfg.Seal.MAC("device_certificates", r.fields()...)) || r.c.Status == fleet.Revoked {
 			continue
 		}
+		old := r.mac
 		r.c.Status, r.c.TransferTo = fleet.Revoked, ""
 		r.c.Version++
-		if good {
-			r.mac = db.cfg.Seal.MAC("device_certificates", r.fields()...)
-		}
-		if _, err = db.exec(ctx, `UPDATE device_certificates SET status = $1, transfer_to = '', version = $2, mac = $3 WHERE tenant = $4 AND id = $5`, string(fleet.Revoked), r.c.Version, r.mac, r.c.Tenant, r.c.ID); err != nil {
+		r.mac = db.cfg.Seal.MAC("device_certificates", r.fields()...)
+		if _, err := db.exec(ctx, `UPDATE device_certificates SET status = $1, transfer_to = '', version = $2, mac = $3 WHERE tenant = $4 AND id = $5`, string(fleet.Revoked), r.c.Version, r.mac, r.c.Tenant, r.c.ID); err != nil {
 			return err
 		}
-		txFrom(ctx).reseal("device_certificates", pair(r.c.Tenant, r.c.ID), old, r.mac)
-		err = db.certificateChanged(ctx, r.c.Tenant, r.c.ID)
+		tx.reseal("device_certificates", pair(r.c.Tenant, r.c.ID), old, r.mac)
 	}
-	return err
+	if _, err := db.exec(ctx, `UPDATE device_certificates AS c SET status = 'REVOKED' `+where+` AND c.status <> 'REVOKED'`, args...); err != nil {
+		return err
+	}
+	for i := range all {
+		if err := db.certificateChanged(ctx, all[i].c.Tenant, all[i].c.ID); err != nil {
+			if tx.broken {
+				return err
+			}
+			db.log.ErrorContext(ctx, "the index of a revoked certificate's things could not be brought up to date", "certificate", all[i].c.ID, "error", err)
+		}
+	}
+	return nil
 }
 
 // ownChanged tells that a certificate of ours came on hold or off it.
@@ -366,11 +377,11 @@ func (db *DB) PutAttachment(ctx context.Context, tenant, folded, id string, k re
 }
 
 // DropAttachment implements [registry.AttachmentStore].
-func (db *DB) DropAttachment(ctx context.Context, s access.Scope, folded, id string) error {
-	r := attachmentRow{tenant: s.Tenant, thing: fold(folded), certificate: id}
+func (db *DB) DropAttachment(ctx context.Context, tenant string, folded, id string) error {
+	r := attachmentRow{tenant: tenant, thing: fold(folded), certificate: id}
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		_, err := db.drop(ctx, sealedRow{table: "thing_principals", name: r.name(), find: `SELECT mac FROM thing_principals WHERE tenant = $1 AND certificate = $2 AND thing = $3`,
-			key: []any{s.Tenant, id, r.thing}}, `DELETE FROM thing_principals WHERE tenant = $1 AND certificate = $2 AND thing = $3`)
+			key: []any{tenant, id, r.thing}}, `DELETE FROM thing_principals WHERE tenant = $1 AND certificate = $2 AND thing = $3`)
 		if err != nil {
 			return err
 		}
@@ -462,8 +473,8 @@ func (db *DB) PutCA(ctx context.Context, c registry.RegisteredCA, subject [32]by
 }
 
 // DropCA implements [registry.CAStore].
-func (db *DB) DropCA(ctx context.Context, s access.Scope, id string) error {
-	dropped, err := db.drop(ctx, sealedRow{table: "registered_cas", name: pair(s.Tenant, id), find: `SELECT mac FROM registered_cas WHERE tenant = $1 AND id = $2`, key: []any{s.Tenant, id}},
+func (db *DB) DropCA(ctx context.Context, tenant string, id string) error {
+	dropped, err := db.drop(ctx, sealedRow{table: "registered_cas", name: pair(tenant, id), find: `SELECT mac FROM registered_cas WHERE tenant = $1 AND id = $2`, key: []any{tenant, id}},
 		`DELETE FROM registered_cas WHERE tenant = $1 AND id = $2`)
 	if err == nil && !dropped {
 		err = registry.ErrCAUnknown.New("")

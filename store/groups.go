@@ -152,12 +152,12 @@ func (db *DB) PutProgress(ctx context.Context, g registry.Group) error {
 }
 
 // DropGroup implements [registry.GroupStore].
-func (db *DB) DropGroup(ctx context.Context, s access.Scope, c registry.GroupClass, name string) error {
+func (db *DB) DropGroup(ctx context.Context, tenant string, c registry.GroupClass, name string) error {
 	folded := fold(name)
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		db.tellRegistry(ctx, registry.Change{Tenant: s.Tenant})
-		dropped, err := db.drop(ctx, sealedRow{table: "thing_groups", name: groupKey(s.Tenant, c, folded),
-			find: `SELECT mac FROM thing_groups WHERE tenant = $1 AND class = $2 AND folded = $3`, key: []any{s.Tenant, string(c), folded}},
+		db.tellRegistry(ctx, registry.Change{Tenant: tenant})
+		dropped, err := db.drop(ctx, sealedRow{table: "thing_groups", name: groupKey(tenant, c, folded),
+			find: `SELECT mac FROM thing_groups WHERE tenant = $1 AND class = $2 AND folded = $3`, key: []any{tenant, string(c), folded}},
 			`DELETE FROM thing_groups WHERE tenant = $1 AND class = $2 AND folded = $3`)
 		if err == nil && !dropped {
 			err = registry.ErrGroupUnknown.New("")
@@ -211,10 +211,10 @@ func (db *DB) Building(ctx context.Context, limit int) ([]registry.Group, error)
 }
 
 // ForgetGroup implements [registry.GroupStore].
-func (db *DB) ForgetGroup(ctx context.Context, s access.Scope, name string, limit int) (n int64, err error) {
+func (db *DB) ForgetGroup(ctx context.Context, tenant string, name string, limit int) (n int64, err error) {
 	err = db.Atomic(ctx, func(ctx context.Context) error {
 		var err error
-		n, err = db.exec(ctx, `DELETE FROM thing_index WHERE tenant = $1 AND field = $2 AND text = $3 AND thing IN (SELECT thing FROM thing_index WHERE tenant = $1 AND field = $2 AND text = $3 LIMIT $4)`, s.Tenant, fieldDynamic, fold(name), limit)
+		n, err = db.exec(ctx, `DELETE FROM thing_index WHERE tenant = $1 AND field = $2 AND text = $3 AND thing IN (SELECT thing FROM thing_index WHERE tenant = $1 AND field = $2 AND text = $3 LIMIT $4)`, tenant, fieldDynamic, fold(name), limit)
 		return err
 	})
 	return n, err
@@ -291,9 +291,9 @@ func (db *DB) PutType(ctx context.Context, t registry.Type, was int64) error {
 }
 
 // DropType implements [registry.GroupStore].
-func (db *DB) DropType(ctx context.Context, s access.Scope, name string) error {
+func (db *DB) DropType(ctx context.Context, tenant string, name string) error {
 	folded := fold(name)
-	_, err := db.drop(ctx, sealedRow{table: "thing_types", name: pair(s.Tenant, folded), find: `SELECT mac FROM thing_types WHERE tenant = $1 AND folded = $2`, key: []any{s.Tenant, folded}},
+	_, err := db.drop(ctx, sealedRow{table: "thing_types", name: pair(tenant, folded), find: `SELECT mac FROM thing_types WHERE tenant = $1 AND folded = $2`, key: []any{tenant, folded}},
 		`DELETE FROM thing_types WHERE tenant = $1 AND folded = $2`)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -111,10 +112,20 @@ func (db *DB) indexRows(ctx context.Context, tenant, folded string) (out []regis
 	return out, err
 }
 
+// scanIndex takes a number that somebody else spoilt for one that nothing equals,
+// so that the row goes with the next change and fsck names it before.
 func scanIndex(row row) (r registry.Row, err error) {
-	var n sql.NullFloat64
+	var n any
 	err = row.Scan(&r.Field, &r.Text, &n)
-	r.Number, r.Numeric = n.Float64, n.Valid
+	switch n := n.(type) {
+	case nil:
+	case float64:
+		r.Number, r.Numeric = n, true
+	case int64:
+		r.Number, r.Numeric = float64(n), true
+	default:
+		r.Number, r.Numeric = math.NaN(), true
+	}
 	return r, err
 }
 
@@ -164,8 +175,8 @@ func (db *DB) putIndex(ctx context.Context, tenant, folded string, mine func(fie
 }
 
 // Regroup implements [registry.GroupStore].
-func (db *DB) Regroup(ctx context.Context, s access.Scope, folded string) error {
-	return db.Atomic(ctx, func(ctx context.Context) error { return db.regroup(ctx, s.Tenant, fold(folded), nil) })
+func (db *DB) Regroup(ctx context.Context, tenant string, folded string) error {
+	return db.Atomic(ctx, func(ctx context.Context) error { return db.regroup(ctx, tenant, fold(folded), nil) })
 }
 
 // regroup decides which dynamic groups a thing is in; with changed only about

@@ -71,20 +71,20 @@ func (db *DB) PutPolicyHead(ctx context.Context, p registry.PolicyHead, was int6
 }
 
 // DropPolicy implements [registry.PolicyStore].
-func (db *DB) DropPolicy(ctx context.Context, s access.Scope, name string) error {
+func (db *DB) DropPolicy(ctx context.Context, tenant string, name string) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		all, err := db.PolicyVersions(ctx, s, name)
+		all, err := db.PolicyVersions(ctx, access.Scope{Tenant: tenant}, name)
 		if err != nil {
 			return err
 		}
 		for _, v := range all {
-			if err := db.DropPolicyVersion(ctx, s, name, v.Number); err != nil {
+			if err := db.DropPolicyVersion(ctx, tenant, name, v.Number); err != nil {
 				return err
 			}
 		}
 		folded := fold(name)
-		db.tellRegistry(ctx, registry.Change{Tenant: s.Tenant})
-		_, err = db.drop(ctx, sealedRow{table: "policies", name: pair(s.Tenant, folded), find: `SELECT mac FROM policies WHERE tenant = $1 AND folded = $2`, key: []any{s.Tenant, folded}},
+		db.tellRegistry(ctx, registry.Change{Tenant: tenant})
+		_, err = db.drop(ctx, sealedRow{table: "policies", name: pair(tenant, folded), find: `SELECT mac FROM policies WHERE tenant = $1 AND folded = $2`, key: []any{tenant, folded}},
 			`DELETE FROM policies WHERE tenant = $1 AND folded = $2`)
 		return err
 	})
@@ -141,10 +141,10 @@ func (db *DB) AddPolicyVersion(ctx context.Context, v registry.PolicyVersion) er
 }
 
 // DropPolicyVersion implements [registry.PolicyStore].
-func (db *DB) DropPolicyVersion(ctx context.Context, s access.Scope, name string, number int) error {
+func (db *DB) DropPolicyVersion(ctx context.Context, tenant string, name string, number int) error {
 	folded := fold(name)
-	dropped, err := db.drop(ctx, sealedRow{table: "policy_versions", name: versionName(s.Tenant, folded, number),
-		find: `SELECT mac FROM policy_versions WHERE tenant = $1 AND policy = $2 AND number = $3`, key: []any{s.Tenant, folded, number}},
+	dropped, err := db.drop(ctx, sealedRow{table: "policy_versions", name: versionName(tenant, folded, number),
+		find: `SELECT mac FROM policy_versions WHERE tenant = $1 AND policy = $2 AND number = $3`, key: []any{tenant, folded, number}},
 		`DELETE FROM policy_versions WHERE tenant = $1 AND policy = $2 AND number = $3`)
 	if err == nil && !dropped {
 		err = registry.ErrPolicyUnknown.New("")
@@ -191,8 +191,8 @@ func (db *DB) grantChanged(ctx context.Context, r *grantRow) {
 }
 
 // AttachPolicy implements [registry.PolicyStore].
-func (db *DB) AttachPolicy(ctx context.Context, s access.Scope, target, name string, at time.Time) error {
-	r := grantRow{tenant: s.Tenant, target: target, policy: fold(name), at: millis(at)}
+func (db *DB) AttachPolicy(ctx context.Context, tenant string, target, name string, at time.Time) error {
+	r := grantRow{tenant: tenant, target: target, policy: fold(name), at: millis(at)}
 	r.mac = db.cfg.Seal.MAC("policy_attachments", r.fields()...)
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		n, err := db.exec(ctx, `INSERT INTO policy_attachments (tenant, target, policy, attached_at, mac) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant, target, policy) DO NOTHING`, r.tenant, r.target, r.policy, r.at, r.mac)
@@ -206,8 +206,8 @@ func (db *DB) AttachPolicy(ctx context.Context, s access.Scope, target, name str
 }
 
 // DetachPolicy implements [registry.PolicyStore].
-func (db *DB) DetachPolicy(ctx context.Context, s access.Scope, target, name string) error {
-	r := grantRow{tenant: s.Tenant, target: target, policy: fold(name)}
+func (db *DB) DetachPolicy(ctx context.Context, tenant string, target, name string) error {
+	r := grantRow{tenant: tenant, target: target, policy: fold(name)}
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		dropped, err := db.drop(ctx, r.sealed(), `DELETE FROM policy_attachments WHERE tenant = $1 AND target = $2 AND policy = $3`)
 		if err == nil && dropped {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 
-	"hallmark/fleet/registry"
 	"hallmark/internal/fault"
 )
 
@@ -57,23 +56,4 @@ func (db *DB) drop(ctx context.Context, r sealedRow, remove string) (dropped boo
 		return nil
 	})
 	return dropped, err
-}
-
-// OnRegistryChange implements [registry.Store].
-func (db *DB) OnRegistryChange(f func(registry.Change)) {
-	db.listenMu.Lock()
-	defer db.listenMu.Unlock()
-	db.listeners = append(db.listeners, f)
-}
-
-// tellRegistry tells the listeners once the transaction of ctx is durable.
-func (db *DB) tellRegistry(ctx context.Context, c registry.Change) {
-	tx := txFrom(ctx)
-	tx.after = append(tx.after, func() {
-		db.listenMu.RLock()
-		defer db.listenMu.RUnlock()
-		for _, f := range db.listeners {
-			f(c)
-		}
-	})
 }

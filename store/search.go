@@ -16,13 +16,13 @@ import (
 
 // What bounds a search.
 const (
-	fewMatches   = 1000             // so few are always looked at first
-	manyMatches  = 20_000           // more matches of a range are not sorted: all things are looked at in order
-	maxExamined  = 40_000           // things looked at for one page; then it ends early
-	firstChunk   = 128              // things looked at by one statement, at first
-	sortedChunk  = 1024             // and if they have to be sorted
-	lastChunk    = 4096             // and at most
-	estimateFor  = 30 * time.Second // how long a count of many matches is remembered
+	fewMatches   = 1000                  // so few are always looked at first
+	manyMatches  = 8_192                 // more matches of a range are not sorted: all things are looked at in order
+	searchFor    = 15 * time.Millisecond // then a page ends early: whoever asks goes on with the next
+	firstChunk   = 128                   // things looked at by one statement, at first
+	sortedChunk  = 1024                  // and if they have to be sorted
+	lastChunk    = 2048                  // and at most
+	estimateFor  = 30 * time.Second      // how long a count of many matches is remembered
 	maxEstimates = 4096
 )
 
@@ -121,7 +121,7 @@ func (q *sqlText) condition(n, covered *registry.Node, tenant, thing string) {
 	switch n.Kind {
 	case registry.NodeTerm:
 		q.WriteString("EXISTS (SELECT 1 FROM thing_index x WHERE x.thing = " + thing + " AND ")
-		q.termCondition("x", tenant, &n.Term, true)
+		q.termCondition("x", tenant, &n.Term, n.Term.Kind != registry.TermEqual || n.Term.Numeric)
 		q.WriteString(")")
 	case registry.NodeNot:
 		q.WriteString("NOT (")
@@ -304,14 +304,14 @@ func (db *DB) SearchIndex(ctx context.Context, s access.Scope, f *registry.Filte
 	case slices.ContainsFunc(p.terms, func(t *registry.Term) bool { return !ordered(t) }):
 		chunk = max(chunk, sortedChunk) // sorted anew by every statement
 	}
-	for examined := 0; ; {
+	for start := time.Now(); ; {
 		last, n := "", 0
 		full := false
 		rows, err := db.searchChunk(ctx, s.Tenant, f, &p, after, chunk)
 		err = each(rows, err, func(r row) error {
-			var folded, name string
+			var folded string
 			var fits int
-			if err := r.Scan(&folded, &name, &fits); err != nil {
+			if err := r.Scan(&folded, &fits); err != nil {
 				return err
 			}
 			n++
@@ -323,8 +323,8 @@ func (db *DB) SearchIndex(ctx context.Context, s access.Scope, f *registry.Filte
 				return nil
 			}
 			last = folded
-			if fits == 1 && name != "" {
-				found = append(found, fleet.ThingName(name))
+			if fits == 1 {
+				found = append(found, fleet.ThingName(folded))
 			}
 			return nil
 		})
@@ -340,7 +340,7 @@ func (db *DB) SearchIndex(ctx context.Context, s access.Scope, f *registry.Filte
 		case n < chunk:
 			return found, "", nil
 		}
-		if examined += n; examined >= maxExamined {
+		if time.Since(start) >= searchFor {
 			return found, after, nil
 		}
 		chunk = min(chunk*2, lastChunk)
@@ -353,7 +353,7 @@ func (db *DB) searchChunk(ctx context.Context, tenant string, f *registry.Filter
 	t := q.bind(tenant)
 	from := q.bind(after)
 	most := q.bind(limit)
-	q.WriteString(`SELECT c.thing, COALESCE(t.name, ''), CASE WHEN `)
+	q.WriteString(`SELECT c.thing, CASE WHEN `)
 	q.condition(f.Root, p.covered, t, "c.thing")
 	q.WriteString(` THEN 1 ELSE 0 END FROM (`)
 	branch := func(term *registry.Term, distinct string) {
@@ -384,7 +384,7 @@ func (db *DB) searchChunk(ctx context.Context, tenant string, f *registry.Filter
 		}
 		q.WriteString(`) AS u ORDER BY thing LIMIT ` + most)
 	}
-	q.WriteString(`) AS c LEFT JOIN things t ON t.tenant = ` + t + ` AND t.folded = c.thing ORDER BY c.thing`)
+	q.WriteString(`) AS c ORDER BY c.thing`)
 	return db.queryOnce(ctx, q.String(), q.args...)
 }
 

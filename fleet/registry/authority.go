@@ -69,7 +69,7 @@ type CAStore interface {
 	CAsByID(ctx context.Context, id string) ([]RegisteredCA, error)
 	CAsBySubject(ctx context.Context, subject [32]byte) ([]RegisteredCA, error)
 	PutCA(ctx context.Context, c RegisteredCA, subject [32]byte, was int64) error
-	DropCA(ctx context.Context, s access.Scope, id string) error
+	DropCA(ctx context.Context, tenant string, id string) error
 	// RegistrationCode is the tenant's word for proofs of possession; it can be
 	// made again from the tenant and a key outside of the database.
 	RegistrationCode(tenant string) string
@@ -253,6 +253,6 @@ func (r *Registry) DropCA(ctx context.Context, s access.Scope, id string) error 
 		if err != nil {
 			return err
 		}
-		return r.store.DropCA(ctx, s, id)
+		return r.store.DropCA(ctx, s.Tenant, id)
 	})
 }

@@ -99,7 +99,7 @@ type CertificateStore interface {
 	CertificatesByID(ctx context.Context, id string) ([]Certificate, error)
 	Certificates(ctx context.Context, s access.Scope, q CertificateQuery) ([]Certificate, error)
 	PutCertificate(ctx context.Context, c Certificate, was int64) error
-	DropCertificate(ctx context.Context, s access.Scope, id string) error
+	DropCertificate(ctx context.Context, tenant string, id string) error
 	// Issued is a certificate of our own authority as issuance recorded it, with
 	// its octets and holder, and without a status.
 	Issued(ctx context.Context, s access.Scope, authority string, serial ca.Serial) (Certificate, error)
@@ -247,7 +247,7 @@ func (r *Registry) DropCertificate(ctx context.Context, s access.Scope, id strin
 		if err := r.free(ctx, s, id, force); err != nil {
 			return err
 		}
-		return r.store.DropCertificate(ctx, s, id)
+		return r.store.DropCertificate(ctx, s.Tenant, id)
 	})
 }
 
@@ -265,12 +265,12 @@ func (r *Registry) free(ctx context.Context, s access.Scope, id string, force bo
 		return ErrCertificateInUse.New("It has %d policies and %d things.", len(policies), len(things))
 	}
 	for _, p := range policies {
-		if err := r.store.DetachPolicy(ctx, s, CertificateTarget(id), p); err != nil {
+		if err := r.store.DetachPolicy(ctx, s.Tenant, CertificateTarget(id), p); err != nil {
 			return err
 		}
 	}
 	for _, t := range things {
-		if err := r.store.DropAttachment(ctx, s, t.Thing.Fold(), id); err != nil {
+		if err := r.store.DropAttachment(ctx, s.Tenant, t.Thing.Fold(), id); err != nil {
 			return err
 		}
 	}
@@ -349,7 +349,7 @@ func (r *Registry) AcceptTransfer(ctx context.Context, s access.Scope, id string
 			}
 			return err
 		}
-		if err := r.store.DropCertificate(ctx, access.Scope{Tenant: c.Tenant}, id); err != nil {
+		if err := r.store.DropCertificate(ctx, c.Tenant, id); err != nil {
 			return err
 		}
 		out = c

@@ -8,7 +8,7 @@ import (
 
 // Change says what a commit changed of what a connection may do. Without a
 // certificate and a thing it is about the whole tenant: a policy's version, a
-// group.
+// group. Without a tenant it is about everything.
 type Change struct {
 	Tenant      string
 	Certificate string // id
@@ -49,6 +49,10 @@ func (c *changes) note(ch Change) {
 		c.certificate(ch.Tenant, ch.Certificate).Add(1)
 	case ch.Thing != "":
 		c.thing(ch.Tenant, ch.Thing).Add(1)
+	case ch.Tenant == "":
+		for i := range c.whole {
+			c.whole[i].Add(1)
+		}
 	default:
 		c.tenant(ch.Tenant).Add(1)
 	}

@@ -157,7 +157,7 @@ func TestSearch_AgreesWithTheNaiveTwin(t *testing.T) {
 			}
 			return "(" + expr(depth-1) + " AND " + expr(depth-1) + ")"
 		}
-		for range 300 {
+		for range 100 {
 			query := expr(2)
 			f, err := registry.ParseFilter(query)
 			if err != nil {

@@ -78,20 +78,20 @@ type GroupStore interface {
 	Groups(ctx context.Context, s access.Scope, q GroupQuery) ([]Group, error)
 	PutGroup(ctx context.Context, g Group, was int64) error
 	PutProgress(ctx context.Context, g Group) error
-	DropGroup(ctx context.Context, s access.Scope, c GroupClass, name string) error
+	DropGroup(ctx context.Context, tenant string, c GroupClass, name string) error
 	GroupThings(ctx context.Context, s access.Scope, g Group, nested bool, after string, limit int) ([]fleet.ThingName, error)
 	DynamicGroupsOf(ctx context.Context, s access.Scope, folded string) ([]string, error)
 	// Building lists dynamic groups of all tenants that are being built.
 	Building(ctx context.Context, limit int) ([]Group, error)
 	// Regroup decides anew which dynamic groups a thing is in.
-	Regroup(ctx context.Context, s access.Scope, folded string) error
+	Regroup(ctx context.Context, tenant string, folded string) error
 	// ForgetGroup removes up to limit things from a dynamic group that is gone.
-	ForgetGroup(ctx context.Context, s access.Scope, name string, limit int) (int64, error)
+	ForgetGroup(ctx context.Context, tenant string, name string, limit int) (int64, error)
 
 	Type(ctx context.Context, s access.Scope, name string) (Type, error)
 	Types(ctx context.Context, s access.Scope, after string, limit int) ([]Type, error)
 	PutType(ctx context.Context, t Type, was int64) error
-	DropType(ctx context.Context, s access.Scope, name string) error
+	DropType(ctx context.Context, tenant string, name string) error
 	OfType(ctx context.Context, s access.Scope, name, after string, limit int) ([]fleet.ThingName, error)
 }
 
@@ -335,7 +335,7 @@ func (r *Registry) DropGroup(ctx context.Context, s access.Scope, c GroupClass, 
 			if _, err := check(ctx); err != nil {
 				return err
 			}
-			return r.store.DropGroup(ctx, s, c, name)
+			return r.store.DropGroup(ctx, s.Tenant, c, name)
 		})
 		if err != nil {
 			return err
@@ -348,7 +348,7 @@ func (r *Registry) DropGroup(ctx context.Context, s access.Scope, c GroupClass, 
 		return nil
 	}
 	for {
-		n, err := r.store.ForgetGroup(ctx, s, name, dropPage)
+		n, err := r.store.ForgetGroup(ctx, s.Tenant, name, dropPage)
 		if err != nil || n < dropPage {
 			return err
 		}
@@ -506,7 +506,7 @@ func (r *Registry) build(ctx context.Context, g Group) error {
 	slices.Sort(names)
 	return r.store.Atomic(ctx, func(ctx context.Context) error {
 		for _, n := range slices.Compact(slices.Clone(names)) {
-			if err := r.store.Regroup(ctx, s, n); err != nil {
+			if err := r.store.Regroup(ctx, s.Tenant, n); err != nil {
 				return err
 			}
 		}
@@ -603,6 +603,6 @@ func (r *Registry) DropType(ctx context.Context, s access.Scope, name string) er
 		if t.Deprecated.IsZero() || len(things) > 0 {
 			return ErrTypeInUse.New("")
 		}
-		return r.store.DropType(ctx, s, name)
+		return r.store.DropType(ctx, s.Tenant, name)
 	})
 }

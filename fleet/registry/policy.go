@@ -55,13 +55,13 @@ type PolicyStore interface {
 	PolicyHead(ctx context.Context, s access.Scope, name string) (PolicyHead, error)
 	PolicyHeads(ctx context.Context, s access.Scope, after string, limit int) ([]PolicyHead, error)
 	PutPolicyHead(ctx context.Context, p PolicyHead, was int64) error
-	DropPolicy(ctx context.Context, s access.Scope, name string) error
+	DropPolicy(ctx context.Context, tenant string, name string) error
 	PolicyVersion(ctx context.Context, s access.Scope, name string, number int) (PolicyVersion, error)
 	PolicyVersions(ctx context.Context, s access.Scope, name string) ([]PolicyVersion, error)
 	AddPolicyVersion(ctx context.Context, v PolicyVersion) error
-	DropPolicyVersion(ctx context.Context, s access.Scope, name string, number int) error
-	AttachPolicy(ctx context.Context, s access.Scope, target, name string, at time.Time) error
-	DetachPolicy(ctx context.Context, s access.Scope, target, name string) error
+	DropPolicyVersion(ctx context.Context, tenant string, name string, number int) error
+	AttachPolicy(ctx context.Context, tenant string, target, name string, at time.Time) error
+	DetachPolicy(ctx context.Context, tenant string, target, name string) error
 	// AttachedPolicies lists the names, as they are spelt, of a target's policies.
 	AttachedPolicies(ctx context.Context, s access.Scope, target string) ([]string, error)
 	// PolicyTargets lists what a policy is attached to.
@@ -180,7 +180,7 @@ func (r *Registry) DropPolicyVersion(ctx context.Context, s access.Scope, name s
 		if h.Default == number {
 			return ErrPolicyInUse.New("Version %d is the default.", number)
 		}
-		return r.store.DropPolicyVersion(ctx, s, name, number)
+		return r.store.DropPolicyVersion(ctx, s.Tenant, name, number)
 	})
 	return err
 }
@@ -206,7 +206,7 @@ func (r *Registry) DropPolicy(ctx context.Context, s access.Scope, name string) 
 		if len(all) > 1 || len(targets) > 0 {
 			return ErrPolicyInUse.New("It has %d versions, and targets: %t.", len(all), len(targets) > 0)
 		}
-		return r.store.DropPolicy(ctx, s, name)
+		return r.store.DropPolicy(ctx, s.Tenant, name)
 	})
 }
 
@@ -286,12 +286,12 @@ func (r *Registry) attachPolicy(ctx context.Context, s access.Scope, target, nam
 	if len(have) >= policy.MaxAttached {
 		return ErrPolicyLimit.New("")
 	}
-	return r.store.AttachPolicy(ctx, s, target, name, r.stamp())
+	return r.store.AttachPolicy(ctx, s.Tenant, target, name, r.stamp())
 }
 
 // DetachPolicy takes a policy from a target.
 func (r *Registry) DetachPolicy(ctx context.Context, s access.Scope, target, name string) error {
-	return r.store.Atomic(ctx, func(ctx context.Context) error { return r.store.DetachPolicy(ctx, s, target, name) })
+	return r.store.Atomic(ctx, func(ctx context.Context) error { return r.store.DetachPolicy(ctx, s.Tenant, target, name) })
 }
 
 // AttachedPolicies lists the names of a target's policies. With inherited a

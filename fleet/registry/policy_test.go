@@ -1,14 +1,21 @@
 package registry_test
 
 import (
+	"context"
 	"crypto/x509"
+	"database/sql"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"hallmark/ca/catest"
 	"hallmark/fleet"
 	"hallmark/fleet/policy"
 	"hallmark/fleet/registry"
+	"hallmark/store"
+	"hallmark/store/storetest"
 )
 
 func document(effect, action, resource string) string {
@@ -154,6 +161,40 @@ func TestBind_FollowsEveryChangeAtOnce(t *testing.T) {
 	})
 }
 
+// What one node changes, a connection at another one feels.
+func TestBind_FollowsOtherNodes(t *testing.T) {
+	url := storetest.Postgres(t)
+	x := catest.Open(t, catest.Config{URL: url})
+	r := registry.New(registry.Config{Store: x.DB})
+	far, err := store.Open(t.Context(), store.Config{URL: url, Seal: x.Box})
+	ok(t, err)
+	t.Cleanup(func() { far.Close() })
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); x.DB.FollowRegistry(ctx, time.Millisecond) }()
+	t.Cleanup(func() { stop(); <-done })
+	id, b := site(t, r)
+	_, err = r.CreatePolicy(ctx, registry.Policy{Tenant: main.Tenant, Name: "own", Document: document("Allow", "iot:Connect", "client/*")})
+	ok(t, err)
+	there, start := registry.New(registry.Config{Store: far}), time.Now()
+	for _, attach := range []bool{true, false} {
+		change := there.DetachPolicy
+		if attach {
+			change = there.AttachPolicy
+		}
+		ok(t, change(ctx, main, registry.CertificateTarget(id), "own"))
+		for b.Allows("iot:Connect", "client/press") != attach {
+			select {
+			case <-r.Changed():
+			case <-time.After(20 * time.Millisecond): // the change may have come before the channel was taken
+			}
+			if time.Since(start) > 30*time.Second {
+				t.Fatal("the change never came")
+			}
+		}
+	}
+}
+
 func TestAttachPolicy_TakesTenAndNoDynamicGroup(t *testing.T) {
 	both(t, func(t *testing.T, _ *catest.Fixture, r *registry.Registry) {
 		ctx := t.Context()
@@ -223,4 +264,71 @@ func bind(b *testing.B, r *registry.Registry, leaf *x509.Certificate) (x *regist
 		}
 	}
 	return x
+}
+
+// What a database writer changes of what grants something, fsck names, and no
+// connection gains by it (S32).
+func TestS32_PoliciesAttachmentsAndCAsAreSealed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.db")
+	x := catest.Open(t, catest.Config{URL: file})
+	r := registry.New(registry.Config{Store: x.DB})
+	ctx := t.Context()
+	id, _ := site(t, r)
+	leaf := newCA(t, "maker").leaf("e")
+	spare, err := r.PutCertificate(ctx, registry.NewCertificate(main.Tenant, leaf, registry.HowBYOC, fleet.Inactive), true)
+	ok(t, err)
+	_, err = r.CreatePolicy(ctx, registry.Policy{Tenant: main.Tenant, Name: "p", Document: document("Allow", "iot:Connect", "client/*")})
+	ok(t, err)
+	_, err = r.CreatePolicyVersion(ctx, main, "p", document("Allow", "iot:Publish", "topic/*"), false)
+	ok(t, err)
+	ok(t, r.AttachPolicy(ctx, main, registry.GroupTarget("top"), "p"))
+	_, err = r.RegisterCA(ctx, registry.CARegistration{Tenant: main.Tenant, Certificate: newCA(t, "maker").cert, Mode: registry.ModeSNIOnly})
+	ok(t, err)
+	_, err = r.CreateType(ctx, registry.Type{Tenant: main.Tenant, Name: "press"})
+	ok(t, err)
+	if got := findings(t, x, r); got != "" {
+		t.Fatalf("before: %s", got)
+	}
+	db, err := sql.Open("sqlite", file)
+	ok(t, err)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	tables := []string{"device_certificates", "thing_principals", "registered_cas", "policies", "policy_versions", "policy_attachments", "thing_groups", "thing_types", "thing_index"}
+	run := func(q string) {
+		t.Helper()
+		if _, err := db.Exec(q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	for _, n := range tables {
+		run("CREATE TEMP TABLE saved_" + n + " AS SELECT * FROM " + n)
+	}
+	for change, want := range map[string]string{
+		`UPDATE device_certificates SET status = 'ACTIVE' WHERE id = '` + spare.ID + `'`:                        "row-tampered: device_certificates main/" + spare.ID,
+		`DELETE FROM device_certificates WHERE id = '` + spare.ID + `'`:                                         "row-tampered: device_certificates main/" + spare.ID + ": the row was deleted",
+		`UPDATE thing_principals SET kind = 'NON_EXCLUSIVE_THING'`:                                              "row-tampered: thing_principals main/" + id,
+		`UPDATE registered_cas SET proven = 1`:                                                                  "row-tampered: registered_cas main/",
+		`DELETE FROM registered_cas`:                                                                            "row-tampered: registered_cas main/",
+		`UPDATE policies SET default_version = 2`:                                                               "row-tampered: policies main/p",
+		`UPDATE policy_versions SET document = replace(document, 'Allow', 'Deny')`:                              "row-tampered: policy_versions main/p/1",
+		`DELETE FROM policy_versions WHERE number = 1`:                                                          "policy-version-missing: policies main/p",
+		`UPDATE policy_attachments SET target = 'cert/` + spare.ID + `'`:                                        "row-tampered: policy_attachments main/cert/" + spare.ID,
+		`DELETE FROM policy_attachments`:                                                                        "row-tampered: policy_attachments main/thinggroup/top/p: the row was deleted",
+		`UPDATE thing_groups SET parent = 'aside' WHERE folded = 'low'`:                                         "row-tampered: thing_groups main/thing/low",
+		`DELETE FROM thing_groups WHERE folded = 'mid'`:                                                         "group-missing: thing_groups main/low",
+		`DELETE FROM thing_types`:                                                                               "row-tampered: thing_types main/press: the row was deleted",
+		`DELETE FROM thing_index WHERE field = 'group.direct'`:                                                  "index: thing_index main/press: The value of group.direct is missing.",
+		`UPDATE thing_index SET text = 'other' WHERE field = 'attributes.hall'`:                                 "index: thing_index main/press",
+		`INSERT INTO thing_index (tenant, thing, field, text) VALUES ('main', 'nobody', 'thingName', 'nobody')`: "thing-missing: thing_index main/nobody",
+		`INSERT INTO policy_attachments (tenant, target, policy, attached_at, mac) SELECT tenant, 'cert/x', policy, attached_at, mac FROM policy_attachments`: "certificate-missing: policy_attachments cert/x",
+	} {
+		run(change)
+		if got := findings(t, x, r); !strings.Contains(got, want) {
+			t.Errorf("%s: fsck says %q", change, got)
+		}
+		for _, n := range tables {
+			run("DELETE FROM " + n)
+			run("INSERT INTO " + n + " SELECT * FROM saved_" + n)
+		}
+	}
 }

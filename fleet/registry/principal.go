@@ -53,7 +53,7 @@ type AttachmentStore interface {
 	CertificateThings(ctx context.Context, s access.Scope, id string) ([]Principal, error)
 	ThingPrincipals(ctx context.Context, s access.Scope, folded string) ([]Principal, error)
 	PutAttachment(ctx context.Context, tenant, folded, id string, k Kind, at time.Time) error
-	DropAttachment(ctx context.Context, s access.Scope, folded, id string) error
+	DropAttachment(ctx context.Context, tenant string, folded, id string) error
 }
 
 // Principals lists the certificates of a thing.
@@ -152,7 +152,7 @@ func (r *Registry) Detach(ctx context.Context, s access.Scope, thing fleet.Thing
 		if err != nil {
 			return err
 		}
-		return r.store.DropAttachment(ctx, s, t.Name.Fold(), id)
+		return r.store.DropAttachment(ctx, s.Tenant, t.Name.Fold(), id)
 	})
 }
 

@@ -77,7 +77,7 @@ type Store interface {
 	ThingsOf(ctx context.Context, s access.Scope, holder string) ([]Thing, error)
 	SearchThings(ctx context.Context, s access.Scope, r Range) ([]Match, error)
 	PutThing(ctx context.Context, t Thing, was int64) error
-	DropThing(ctx context.Context, s access.Scope, folded string, was int64) error
+	DropThing(ctx context.Context, tenant string, folded string, was int64) error
 	CertificateStore
 	CAStore
 	AttachmentStore

@@ -200,6 +200,6 @@ func (r *Registry) DropThing(ctx context.Context, s access.Scope, name fleet.Thi
 		if err != nil {
 			return err
 		}
-		return r.store.DropThing(ctx, s, name.Fold(), t.Version)
+		return r.store.DropThing(ctx, s.Tenant, name.Fold(), t.Version)
 	})
 }
