@@ -18,7 +18,7 @@ func newDeviceAdminCmd(g *globals) *cobra.Command {
 		Use: "device", Short: "Devices: show the story of one, take it out of the field; be one, be thousands",
 		Example: `  hallmark device show LMP-000123
   hallmark device revoke LMP-000123 --reason keyCompromise --note "sold on the grey market"
-  hallmark device run --dir D/devices/LMP-000123 --endpoint localhost:8883`,
+  hallmark device run D/devices/LMP-000123 --dir D`,
 	}
 	c.AddCommand(newDeviceShowCmd(g), newDeviceRevokeCmd(g), newDeviceRunCmd(g), newDeviceSimulateCmd(g))
 	return c

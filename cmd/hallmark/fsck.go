@@ -15,7 +15,9 @@ import (
 	"hallmark/ca/profile"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
+	"hallmark/fleet/jobs"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/shadow"
 	"hallmark/internal/fsck"
 	"hallmark/internal/seal"
 	"hallmark/provisioner"
@@ -71,6 +73,8 @@ func checkEverything(ctx context.Context, cfg *Config, now time.Time) (*fsckRepo
 		{"revocation", func() ([]fsck.Finding, error) { return crl.Fsck(ctx, db, now) }},
 		{"published lists", func() ([]fsck.Finding, error) { return checkPublished(ctx, db, filepath.Join(cfg.State, "public")) }},
 		{"registry", func() ([]fsck.Finding, error) { return registry.New(registry.Config{Store: db}).Fsck(ctx) }},
+		{"shadows", func() ([]fsck.Finding, error) { return shadow.New(shadow.Config{Store: db}).Fsck(ctx) }},
+		{"jobs", func() ([]fsck.Finding, error) { return jobs.New(jobs.Config{Store: db}).Fsck(ctx) }},
 		{"log", func() ([]fsck.Finding, error) { return checkLog(ctx, log, db, cfg) }},
 	} {
 		found, err := part.check()
