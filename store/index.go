@@ -29,6 +29,16 @@ func ofRegistry(field string) bool {
 	return strings.HasPrefix(field, registry.PrefixAttrs+".") || strings.HasPrefix(field, registry.PrefixCert+".")
 }
 
+// ofOthers tells whether another domain may keep a field.
+func ofOthers(field string) bool {
+	for _, p := range []string{registry.PrefixShadow, registry.PrefixOnline, registry.PrefixDefence} {
+		if strings.HasPrefix(field, p+".") {
+			return true
+		}
+	}
+	return false
+}
+
 // under tells whether a field belongs to a prefix. The classic shadow's does not
 // cover those of the named ones.
 func under(prefix string) func(field string) bool {
@@ -40,8 +50,8 @@ func under(prefix string) func(field string) bool {
 
 // Index implements [registry.IndexStore].
 func (db *DB) Index(ctx context.Context, tenant string, thing fleet.ThingName, prefix string, fields map[string]any) error {
-	if prefix == "" || ofRegistry(prefix+".x") || strings.HasPrefix(prefix, "group") {
-		return registry.ErrFilter.New("The prefix %q is the registry's own.", prefix)
+	if !ofOthers(prefix + ".") {
+		return registry.ErrFilter.New("No query can name fields under the prefix %q.", prefix)
 	}
 	rows := registry.Flatten(prefix, fields)
 	return db.Atomic(ctx, func(ctx context.Context) error {
@@ -282,10 +292,34 @@ func (db *DB) checkIndex(ctx context.Context, t *registry.Thing, report func(che
 	if err != nil {
 		return err
 	}
-	have := map[registry.Row]bool{}
+	have, fields, in := map[registry.Row]bool{}, map[string][]registry.Row{}, map[string]bool{}
 	for _, r := range all {
-		if ofRegistry(r.Field) {
+		switch {
+		case ofRegistry(r.Field):
 			have[r] = true
+		case r.Field == fieldDynamic:
+			in[r.Text] = true
+		case !ofOthers(r.Field):
+			report("index", object, "Nobody keeps the field "+r.Field+".")
+			return nil
+		}
+		fields[r.Field] = append(fields[r.Field], r)
+	}
+	groups, err := db.Groups(ctx, access.Scope{Tenant: t.Tenant}, registry.GroupQuery{Class: registry.ThingGroup, Limit: -1})
+	if err != nil && !errors.Is(err, ErrRowTampered) { // which the seal names
+		return err
+	}
+	for _, g := range groups {
+		if f := parsedFilter(g.Query); err == nil && g.Status == registry.GroupActive && in[g.Fold()] != (f != nil && f.Matches(fields)) {
+			report("index", object, "Its membership of the dynamic group "+g.Name+" is wrong.")
+			return nil
+		}
+		delete(in, g.Fold())
+	}
+	for name := range in {
+		if err == nil {
+			report("index", object, "It is in the dynamic group "+name+", which does not exist.")
+			return nil
 		}
 	}
 	for _, r := range want {

@@ -188,6 +188,8 @@ func (i *intruder) alter(table string, cols []column, row []any, at int) {
 		if v = old + 1; cols[at].key {
 			v = old + 100_000
 		}
+	case float64:
+		v = old + 1
 	case string:
 		v = old + "x"
 	case []byte:
