@@ -7,6 +7,7 @@ import (
 	"hallmark/access"
 	"hallmark/fleet"
 	"hallmark/fleet/presence"
+	"hallmark/fleet/registry"
 )
 
 var _ presence.Store = (*DB)(nil)
@@ -28,12 +29,18 @@ func (db *DB) PutPresence(ctx context.Context, states []presence.State) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		for i := range states {
 			s := &states[i]
-			_, err := db.exec(ctx, `INSERT INTO presence (`+presenceColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+			n, err := db.exec(ctx, `INSERT INTO presence (`+presenceColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 				ON CONFLICT (tenant, client) DO UPDATE SET thing = excluded.thing, name = excluded.name, certificate = excluded.certificate, node = excluded.node, session = excluded.session,
 					connected = excluded.connected, at = excluded.at, reason = excluded.reason
 				WHERE presence.session = excluded.session OR presence.at <= excluded.at AND (excluded.connected = 1 OR presence.connected = 0)`,
 				s.Tenant, s.Client, s.Thing.Fold(), string(s.Thing), s.Certificate, s.Node, s.Session, flag(s.Connected), millis(s.At), s.Reason)
 			if err != nil {
+				return err
+			}
+			if n == 0 || s.Thing == "" {
+				continue
+			}
+			if err := db.Index(ctx, s.Tenant, s.Thing, registry.PrefixOnline, map[string]any{"connected": s.Connected, "timestamp": millis(s.At), "disconnectReason": s.Reason}); err != nil {
 				return err
 			}
 		}

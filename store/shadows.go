@@ -8,6 +8,7 @@ import (
 
 	"hallmark/access"
 	"hallmark/fleet"
+	"hallmark/fleet/registry"
 	"hallmark/fleet/shadow"
 )
 
@@ -64,8 +65,28 @@ func (db *DB) PutShadow(ctx context.Context, r, was shadow.Row) error {
 		if err == nil && n != 1 {
 			err = shadow.ErrChanged.New("")
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return db.indexShadow(ctx, &r)
 	})
+}
+
+// indexShadow lets queries find a thing by its shadow.
+func (db *DB) indexShadow(ctx context.Context, r *shadow.Row) error {
+	prefix := registry.PrefixShadow
+	if r.Name != "" {
+		prefix += ".name." + r.Name
+	}
+	if r.Deleted {
+		return db.Index(ctx, r.Tenant, r.Thing, prefix, nil)
+	}
+	d, err := shadow.UnmarshalDocument(r.Document)
+	if err != nil {
+		return err
+	}
+	delta := d.Delta()
+	return db.Index(ctx, r.Tenant, r.Thing, prefix, map[string]any{"desired": d.Desired, "reported": d.Reported, "delta": delta, "hasDelta": len(delta) > 0})
 }
 
 // ShadowNames implements [shadow.Store].

@@ -100,6 +100,17 @@ func TestFleet_ARegisteredDeviceLivesOnTheBroker(t *testing.T) {
 		})
 	})
 
+	t.Run("what devices say is found by queries", func(t *testing.T) {
+		for query, want := range map[string]int{
+			"shadow.reported.lamp:on": 1, "shadow.reported.lamp:off": 0, "shadow.hasDelta:true": 1, "connectivity.connected:false": 1, "connectivity.connected:false AND attributes.product:demo*": 1,
+		} {
+			found, err := f.registry.Search(ctx, main, query, "", 10)
+			if err != nil || len(found.Things) != want {
+				t.Errorf("%s: %d things, %v", query, len(found.Things), err)
+			}
+		}
+	})
+
 	t.Run("S25 a device is itself and reaches its own topics only", func(t *testing.T) {
 		if c, err := w.connect("M-2", "M-3", mqtt.V5, nil); err == nil {
 			c.Close()

@@ -250,6 +250,16 @@ func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { r.jobs.Run(ctx) })
 	wg.Go(func() { r.drop(ctx) })
 	wg.Go(func() {
+		for every(ctx, time.Second) {
+			for more := true; more && ctx.Err() == nil; {
+				var err error
+				if more, err = r.registry.Build(ctx); err != nil && ctx.Err() == nil {
+					r.log.ErrorContext(ctx, "a dynamic group does not know its members yet", "error", err)
+				}
+			}
+		}
+	})
+	wg.Go(func() {
 		for every(ctx, time.Minute) {
 			if n, err := r.claims.Sweep(ctx); err != nil {
 				r.log.ErrorContext(ctx, "unclaimed certificates were not withdrawn", "error", err)
