@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"mime"
 	"net/http"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"hallmark/api/factoryapi"
 	"hallmark/ca"
 	"hallmark/ca/csr"
+	"hallmark/internal/fault"
 	"hallmark/internal/strictjson"
 	"hallmark/provisioner"
 	"hallmark/station/uplink"
@@ -161,7 +163,14 @@ func body(r *http.Request) ([]byte, error) {
 	return b, nil
 }
 
+// ErrMediaType refuses what is not sent as JSON: another reader of the request
+// would not take it for JSON either.
+var ErrMediaType = fault.Define(fault.Invalid, "station-media-type", "The request is not sent as JSON.", "Send it with the content type application/json.")
+
 func read(r *http.Request, into any) error {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return ErrMediaType.New("")
+	}
 	b, err := body(r)
 	if err != nil {
 		return err
