@@ -153,8 +153,10 @@ func (r *Registry) Check(ctx context.Context, reg Registration) error {
 // transaction; it returns what is now true. When another node was faster it
 // decides again about what is there then.
 func (r *Registry) Register(ctx context.Context, reg Registration, at Attachment) (thing Thing, p Principal, err error) {
-	for range 4 {
-		if thing, p, err = r.register(ctx, reg, at); !errors.Is(err, ErrThingChanged) {
+	for range 8 {
+		// Many devices at once make the same group, type or policy.
+		thing, p, err = r.register(ctx, reg, at)
+		if !errors.Is(err, ErrThingChanged) && !errors.Is(err, ErrGroupChanged) && !errors.Is(err, ErrTypeChanged) && !errors.Is(err, ErrPolicyChanged) && !errors.Is(err, ErrCertificateChanged) {
 			break
 		}
 	}
