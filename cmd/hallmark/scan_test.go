@@ -457,7 +457,7 @@ func TestA57_NothingOutsideTheCommandEndsTheProcess(t *testing.T) {
 	// Panics that can only happen while the program starts, or that are a
 	// programmer's mistake which every test meets.
 	allowed := map[string]string{
-		"bootstrap/wire.go:must": "fixed options of the codec, checked by every start",
+		"bootstrap/wire.go:must":                "fixed options of the codec, checked by every start",
 		"internal/fault/fault.go:Define":        "a code defined twice",
 		"internal/der/oid.go:MustOID":           "a constant that is no identifier",
 		"ca/keycheck/blocklist.go:a variable":   "the list in the binary",
