@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"maps"
 	"time"
 
@@ -195,15 +194,8 @@ func (p *Planner) PutFleetTemplate(ctx context.Context, store FleetTemplateStore
 	if err == nil && t.Hook != "" {
 		_, err = p.cfg.Store.Hook(ctx, scope, t.Hook)
 	}
-	var f *fault.Fault
-	if errors.As(err, &f) && f.Kind == fault.NotFound {
-		return ErrRegistrationInvalid.Wrap(err, "%s", f.Detail)
-	}
-	if err != nil {
+	if err := usable(err, t.TakeOver, t.Hook); err != nil {
 		return err
-	}
-	if t.TakeOver && t.Hook == "" {
-		return ErrRegistrationInvalid.New("A take-over needs a hook that allows each one (S22).")
 	}
 	t.UpdatedAt = p.now()
 	return store.PutFleetTemplate(ctx, t)

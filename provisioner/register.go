@@ -376,16 +376,23 @@ func (p *Planner) PutRegistration(ctx context.Context, r Registration) error {
 	if err == nil && r.Hook != "" {
 		_, err = p.cfg.Store.Hook(ctx, scope, r.Hook)
 	}
-	var f *fault.Fault
-	if errors.As(err, &f) && f.Kind == fault.NotFound {
-		return ErrRegistrationInvalid.Wrap(err, "%s", f.Detail)
-	}
-	if err != nil {
+	if err := usable(err, r.TakeOver, r.Hook); err != nil {
 		return err
-	}
-	if r.TakeOver && r.Hook == "" {
-		return ErrRegistrationInvalid.New("A take-over needs a hook that allows each one (S22).")
 	}
 	r.UpdatedAt = p.now()
 	return p.cfg.Store.PutRegistration(ctx, r)
+}
+
+// usable judges a registration by whether what it names was found.
+func usable(err error, takeOver bool, hook string) error {
+	var f *fault.Fault
+	switch {
+	case errors.As(err, &f) && f.Kind == fault.NotFound:
+		return ErrRegistrationInvalid.Wrap(err, "%s", f.Detail)
+	case err != nil:
+		return err
+	case takeOver && hook == "":
+		return ErrRegistrationInvalid.New("A take-over needs a hook that allows each one (S22).")
+	}
+	return nil
 }

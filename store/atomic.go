@@ -157,6 +157,14 @@ func (db *DB) single(w *connection, j *job, first error) error {
 // tryBatch runs jobs in one transaction. Its error is about the whole batch,
 // of which then nothing happened; the results are the jobs' own refusals.
 func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error, err error) {
+	// The batch runs on a caller's goroutine, whose edge may survive a panic: the
+	// connection must be passed on and everybody answered all the same (A57).
+	defer func() {
+		if p := recover(); p != nil {
+			w.close()
+			results, err = nil, fmt.Errorf("store: panic in a batch: %v\n%s", p, debug.Stack())
+		}
+	}()
 	// SQLite's driver starts a goroutine for each statement whose context can end.
 	ctx := context.Background()
 	if db.engine == migrations.Postgres {
