@@ -135,9 +135,12 @@ func TestClient_TrustsPinnedRootsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	begin := time.Now()
-	if _, err := issue(c, request(t)); !errors.Is(err, uplink.ErrUntrusted) || time.Since(begin) > 2*time.Second {
-		t.Errorf("got %v after %s", err, time.Since(begin))
+	before := s.Handshakes()
+	if _, err := issue(c, request(t)); !errors.Is(err, uplink.ErrUntrusted) {
+		t.Errorf("got %v", err)
+	}
+	if n := s.Handshakes() - before; n > 1 {
+		t.Errorf("%d handshakes with a service that is not trusted", n)
 	}
 	// A clock that is wrong by years is named as such.
 	c, err = uplink.NewClient(uplink.Config{Server: stationtest.URL(s.Factory), Roots: []*x509.Certificate{s.Root.Cert}, Certificate: s.Station(t), Now: func() time.Time { return time.Now().AddDate(-10, 0, 0) }})
@@ -150,7 +153,9 @@ func TestClient_TrustsPinnedRootsOnly(t *testing.T) {
 	}
 }
 
-func TestClient_RefusedStationIsSaidAtOnce(t *testing.T) {
+// The service's alert can be lost to the reset that follows it, and then the
+// request is repeated; what is said in the end must not depend on it.
+func TestClient_RefusedStationIsSaid(t *testing.T) {
 	s := stationtest.New(t)
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	foreign := stationtest.NewAuthority(t, "Another Root", nil)
@@ -160,9 +165,8 @@ func TestClient_RefusedStationIsSaidAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	begin := time.Now()
-	if _, err := issue(c, request(t)); !errors.Is(err, uplink.ErrOldStation) || time.Since(begin) > 2*time.Second {
-		t.Errorf("got %v after %s", err, time.Since(begin))
+	if _, err := issue(c, request(t)); !errors.Is(err, uplink.ErrOldStation) {
+		t.Errorf("got %v", err)
 	}
 }
 
