@@ -43,7 +43,7 @@ func down(t testing.TB, s hsm.Signer) {
 			t.Fatalf("the fault does not tell when to return: %+v", f)
 		}
 	}
-	if d := time.Since(began); d > time.Second {
+	if d := time.Since(began); d > 10*time.Second {
 		t.Fatalf("100 failures took %v", d)
 	}
 }
@@ -296,7 +296,7 @@ func TestKeyring_RemoteTokenFreezes(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if d := time.Since(began); d > 3*time.Second {
+		if d := time.Since(began); d > 10*time.Second {
 			t.Errorf("callers hung for %v", d)
 		}
 		down(t, s)
@@ -328,7 +328,7 @@ func TestKeyring_ModuleThatHangsForEverIsReplaced(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if d := time.Since(began); d > 3*time.Second {
+		if d := time.Since(began); d > 10*time.Second {
 			t.Errorf("callers hung for %v", d)
 		}
 		down(t, s)
