@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -20,6 +21,8 @@ type Stats struct {
 	Commits atomic.Int64 // group commits
 	Jobs    atomic.Int64 // calls of Atomic that were committed
 	Reruns  atomic.Int64 // calls rerun singly after a neighbour aborted their batch (PostgreSQL)
+	Guessed atomic.Int64 // commits that took something for granted (PostgreSQL)
+	Wrong   atomic.Int64 // batches run again because it was not so
 }
 
 const (
@@ -77,6 +80,7 @@ type connection struct {
 	stmts  map[string]*sql.Stmt
 	batch  []*job // the jobs of the batch that runs
 	expect int    // about how many jobs come together now
+	memory memory
 }
 
 func (w *connection) open(ctx context.Context) error {
@@ -98,6 +102,8 @@ func (w *connection) close() {
 	for _, s := range w.stmts {
 		s.Close()
 	}
+	// The connection may be inside a transaction: it must not go back to the pool.
+	w.conn.Raw(func(any) error { return driver.ErrBadConn })
 	w.conn.Close()
 	w.conn, w.stmts = nil, nil
 }
@@ -115,6 +121,9 @@ func (db *DB) runBatch(w *connection, jobs []*job) {
 		return
 	}
 	results, err := db.tryBatch(w, live, false)
+	if errors.Is(err, errGuess) {
+		results, err = db.tryBatch(w, live, false)
+	}
 	if err == nil {
 		for i, j := range live {
 			j.wake <- turn{err: results[i]}
@@ -176,7 +185,7 @@ func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error
 	if err := w.open(ctx); err != nil {
 		return nil, ErrWrite.Wrap(err, "").After(time.Second)
 	}
-	tx := &txn{db: db, ctx: ctx, conn: w.conn, stmts: w.stmts, direct: direct}
+	tx := &txn{db: db, ctx: ctx, conn: w.conn, stmts: w.stmts, memory: &w.memory, direct: direct}
 	// SQLite takes the lock of the only writer at once; PostgreSQL begins with the
 	// first statement, which saves a round trip.
 	if db.engine == migrations.SQLite {
@@ -204,6 +213,13 @@ func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error
 		}
 	}
 	if sent, err := tx.finish(); err != nil {
+		if tx.guessed {
+			w.memory.forget()
+			if refusedStatement(err) {
+				db.Stats.Wrong.Add(1)
+				err = errGuess
+			}
+		}
 		if !sent || retryable(err) {
 			return nil, rollback(err)
 		}
@@ -225,6 +241,9 @@ func (db *DB) tryBatch(w *connection, jobs []*job, direct bool) (results []error
 	}
 	db.Stats.Commits.Add(1)
 	db.Stats.Jobs.Add(int64(len(jobs)))
+	if tx.guessed {
+		db.Stats.Guessed.Add(1)
+	}
 	for _, f := range tx.after {
 		f()
 	}

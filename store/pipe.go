@@ -118,15 +118,18 @@ func (tx *txn) readAhead(jobs []*job) error {
 	if tx.direct || tx.db.engine != migrations.Postgres {
 		return nil
 	}
-	var steps []step
 	var claims []*ca.Claim
-	requesters, accounts := map[requester]bool{}, map[accountKey]bool{}
 	for _, j := range jobs {
-		c := j.claim
-		if c == nil {
-			continue
+		if j.claim != nil {
+			claims = append(claims, j.claim)
 		}
-		claims = append(claims, c)
+	}
+	if len(claims) == 0 || tx.assume(claims) {
+		return nil
+	}
+	var steps []step
+	requesters, accounts := map[requester]bool{}, map[accountKey]bool{}
+	for _, c := range claims {
 		if k := requesterOf(c); !requesters[k] {
 			requesters[k] = true
 			steps = append(steps, tx.trustStep(k))
@@ -136,10 +139,11 @@ func (tx *txn) readAhead(jobs []*job) error {
 			steps = append(steps, tx.accountStep(k))
 		}
 	}
-	if len(claims) == 0 {
-		return nil
+	if err := tx.pipe(append(steps, tx.holdersStep(claims))...); err != nil {
+		return err
 	}
-	return tx.pipe(append(steps, tx.holdersStep(claims))...)
+	tx.noteAhead(claims)
+	return nil
 }
 
 // holdersStep is holderSQL for many claims at once.
@@ -179,9 +183,17 @@ func (tx *txn) begin() error {
 // sent says that a COMMIT may have reached the engine, so that an error leaves
 // the outcome open.
 func (tx *txn) finish() (sent bool, err error) {
-	steps := append(tx.flushSteps(), tx.quotaSteps()...)
+	steps := append(append(tx.assumedSteps(), tx.flushSteps()...), tx.quotaSteps()...)
+	tx.after = append(tx.after, tx.remember)
 	var size int64
 	n := int64(len(tx.leaves))
+	if first, ok := tx.ownHead(); ok {
+		rest, err := tx.headSteps(first)
+		if err != nil {
+			return false, err
+		}
+		return true, tx.pipe(append(append(steps, rest...), step{sql: "COMMIT"})...)
+	}
 	if n > 0 {
 		// Whoever moved the head has it until the commit, so a revocation that
 		// the next steps do not see comes after this batch.
@@ -197,6 +209,7 @@ func (tx *txn) finish() (sent bool, err error) {
 		if revoked > 0 {
 			return false, errStale // the direct path says of whom
 		}
+		tx.moved(size-n, size)
 		if err := tx.placeLeaves(size - n); err != nil {
 			return false, err
 		}
@@ -205,7 +218,7 @@ func (tx *txn) finish() (sent bool, err error) {
 	if err := tx.moveSeals(); err != nil {
 		return false, err
 	}
-	if tx.db.engine == migrations.Postgres && tx.begun && !tx.clockDue() {
+	if tx.db.engine == migrations.Postgres && (tx.begun || len(steps) > 0) && !tx.clockDue() {
 		return true, tx.pipe(append(steps, step{sql: "COMMIT"})...)
 	}
 	if err := tx.pipe(steps...); err != nil {

@@ -43,6 +43,12 @@ func TestPostgres_KeepsTheContract(t *testing.T) {
 	storetest.Test(t, func(t *testing.T) storetest.Open { return opener(storetest.Postgres(t)) }, true)
 }
 
+// A lone writer's guess that is wrong changes nothing but the time it takes
+// (decision 0010). A15, A42, S8, S19, S32.
+func TestPostgres_AWrongGuessIsAskedAgain(t *testing.T) {
+	storetest.Guesses(t, storetest.Postgres, opener)
+}
+
 func TestOpen_RefusesASecondServiceOnOneFile_A78(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "h.db")
 	opener(file)(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 
 	"hallmark/ca"
@@ -30,6 +31,10 @@ type txn struct {
 	waitingIdentities  map[identityKey]struct{}
 	waitingKeys        map[[32]byte]struct{}
 	direct             bool // one job alone: nothing waits
+	memory             *memory
+	guessed            bool // something was not asked; if it is not so, the batch is run again
+	assumed            []*ca.Claim
+	assumedOrders      []assumedOrder
 	inJob, savepointed bool
 	lost               error                    // why rows that waited could not be written
 	trust              map[requester]error      // requesters found good or bad in this batch
@@ -188,3 +193,7 @@ func retryable(err error) bool {
 // errStale says that what a batch assumed was changed by another node; running
 // its jobs singly reads it anew.
 var errStale = errors.New("store: another node moved the counter")
+
+// errGuess says that what a batch took for granted is not so. It is run again,
+// and asks.
+var errGuess = fmt.Errorf("%w: it was not as expected", errStale)

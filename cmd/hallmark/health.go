@@ -64,6 +64,8 @@ func (s *Server) metrics() {
 	count("store_commits_total", "Group commits.", s.db.Stats.Commits.Load)
 	count("store_jobs_total", "Transactions that shared them.", s.db.Stats.Jobs.Load)
 	count("store_reruns_total", "Transactions run again alone.", s.db.Stats.Reruns.Load)
+	count("store_guessed_total", "Group commits that took the last one's outcome for granted.", s.db.Stats.Guessed.Load)
+	count("store_guessed_wrong_total", "Batches run again because it was not so.", s.db.Stats.Wrong.Load)
 	count("lint_errors_total", "Issued certificates that break a rule; each is a bug to report.", s.lintErrors.Load)
 	count("ca_late_signatures_total", "Signatures destroyed because another was recorded first.", s.ca.Late.Load)
 	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
