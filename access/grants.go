@@ -38,8 +38,47 @@ const (
 	PutHook           Action = "hook.put"
 	ReadRegistrations Action = "registration.read"
 	PutRegistration   Action = "registration.put"
-	ReadLists         Action = "list.read"
-	ReadLog           Action = "log.read"
+
+	CreateThing     Action = "thing.create"
+	UpdateThing     Action = "thing.update"
+	DeleteThing     Action = "thing.delete"
+	AttachPrincipal Action = "thing.principal.attach"
+	DetachPrincipal Action = "thing.principal.detach"
+	TakeOverThing   Action = "thing.principal.takeover"
+	ReadThingTypes  Action = "thing.type.read"
+	PutThingType    Action = "thing.type.put"
+	DeleteThingType Action = "thing.type.delete"
+	ReadGroups      Action = "thing.group.read"
+	PutGroup        Action = "thing.group.put"
+	DeleteGroup     Action = "thing.group.delete"
+	PutMember       Action = "thing.group.member.put"
+
+	ReadPolicies              Action = "policy.read"
+	PutPolicy                 Action = "policy.put"
+	AttachPolicy              Action = "policy.attach"
+	AttachPolicyToGroup       Action = "policy.group.attach"
+	ReadFleetCertificates     Action = "fleet-certificate.read"
+	RegisterFleetCertificate  Action = "fleet-certificate.register"
+	SetFleetCertificateStatus Action = "fleet-certificate.status"
+	ReadRegisteredCAs         Action = "registered-ca.read"
+	RegisterCA                Action = "registered-ca.register"
+	UpdateRegisteredCA        Action = "registered-ca.update"
+	PutBudget                 Action = "registration-budget.put"
+	PutFleetTemplate          Action = "fleet-template.put"
+	ReadClaims                Action = "claim.read"
+	CreateClaim               Action = "claim.create"
+	CreateProvisioningClaim   Action = "claim.provisioning.create"
+	RegisterInBulk            Action = "bulk.register"
+
+	ReadJobs     Action = "job.read"
+	CreateJob    Action = "job.create"
+	CancelJob    Action = "job.cancel"
+	DeleteJob    Action = "job.delete"
+	ReadShadows  Action = "shadow.read"
+	UpdateShadow Action = "shadow.update"
+	DeleteShadow Action = "shadow.delete"
+	ReadLists    Action = "list.read"
+	ReadLog      Action = "log.read"
 )
 
 // grants is the one place that says who may do what. What is not here, nobody
@@ -89,6 +128,54 @@ var grants = map[Action][]Role{
 	PutHook:           {Platform},
 	ReadRegistrations: {SecurityOfficer, Auditor, FleetOperator, Platform},
 	PutRegistration:   {Platform},
+
+	// Things by hand. Whoever runs the fleet sorts it; the security officer too,
+	// because an incident is ended by taking things out of groups and certificates
+	// from things. That a thing with a live certificate of one device goes to another
+	// (S22) is the officer's alone: attaching needs AttachPrincipal besides.
+	CreateThing:     {SecurityOfficer, FleetOperator, Platform},
+	UpdateThing:     {SecurityOfficer, FleetOperator, Platform},
+	DeleteThing:     {SecurityOfficer, FleetOperator, Platform},
+	AttachPrincipal: {SecurityOfficer, FleetOperator, Platform},
+	DetachPrincipal: {SecurityOfficer, FleetOperator, Platform},
+	TakeOverThing:   {SecurityOfficer},
+	ReadThingTypes:  {SecurityOfficer, Auditor, FleetOperator, Platform},
+	PutThingType:    {SecurityOfficer, FleetOperator, Platform},
+	DeleteThingType: {SecurityOfficer, FleetOperator, Platform},
+	ReadGroups:      {SecurityOfficer, Auditor, FleetOperator, Platform},
+	PutGroup:        {SecurityOfficer, FleetOperator, Platform},
+	DeleteGroup:     {SecurityOfficer, FleetOperator, Platform},
+	PutMember:       {SecurityOfficer, FleetOperator, Platform},
+
+	// Who comes in, and what devices may do. What concerns many devices at once,
+	// and CAs and budgets of claims (S36), is not for whoever runs the devices.
+	// REVOKED needs RevokeCertificate besides.
+	ReadPolicies:              {SecurityOfficer, Auditor, FleetOperator, Platform},
+	PutPolicy:                 {SecurityOfficer, FleetOperator, Platform},
+	AttachPolicy:              {SecurityOfficer, FleetOperator, Platform},
+	AttachPolicyToGroup:       {SecurityOfficer, Platform},
+	ReadFleetCertificates:     {SecurityOfficer, Auditor, FleetOperator, Platform},
+	RegisterFleetCertificate:  {SecurityOfficer, FleetOperator, Platform},
+	SetFleetCertificateStatus: {SecurityOfficer, FleetOperator, Platform},
+	ReadRegisteredCAs:         {SecurityOfficer, Auditor, FleetOperator, Platform},
+	RegisterCA:                {SecurityOfficer, Platform},
+	UpdateRegisteredCA:        {SecurityOfficer, Platform},
+	PutBudget:                 {SecurityOfficer, Platform},
+	PutFleetTemplate:          {Platform},
+	ReadClaims:                {SecurityOfficer, Auditor, FleetOperator, Platform},
+	CreateClaim:               {SecurityOfficer, Platform},
+	CreateProvisioningClaim:   {SecurityOfficer, FleetOperator, Platform},
+	RegisterInBulk:            {SecurityOfficer, FleetOperator, Platform},
+
+	// What devices are told. The security officer has jobs and shadows because the
+	// way out of an incident is often to make devices do something.
+	ReadJobs:     {SecurityOfficer, Auditor, FleetOperator, Platform},
+	CreateJob:    {SecurityOfficer, FleetOperator, Platform},
+	CancelJob:    {SecurityOfficer, FleetOperator, Platform},
+	DeleteJob:    {SecurityOfficer, FleetOperator, Platform},
+	ReadShadows:  {SecurityOfficer, Auditor, FleetOperator, Platform},
+	UpdateShadow: {SecurityOfficer, FleetOperator, Platform},
+	DeleteShadow: {SecurityOfficer, FleetOperator, Platform},
 }
 
 // Can tells whether the actor may do this in its tenant. Only principals have

@@ -211,19 +211,6 @@ func (p *people) revokeDevice(c *call) (any, error) {
 	return p.Backend.Trust.RevokeDevice(c.Request().Context(), c.actor, c.Param("device"), r)
 }
 
-func (p *people) listThings(c *call) (any, error) {
-	page, err := c.page()
-	if err != nil {
-		return nil, err
-	}
-	attribute, value := c.query.Get("attribute"), c.query.Get("value")
-	if value != "" && attribute == "" {
-		return nil, ErrContract.New("A value needs the name of its attribute.")
-	}
-	items, next, err := p.Backend.Registry.Things(c.Request().Context(), c.scope, attribute, value, page)
-	return adminapi.ThingPage{Items: list(items), Next: c.next(next)}, err
-}
-
 func (p *people) getThing(c *call) (any, error) {
 	return p.Backend.Registry.Thing(c.Request().Context(), c.scope, c.Param("thing"))
 }

@@ -35,6 +35,13 @@ type Backend struct {
 	Trust        Trust
 	Authorities  Authorities
 	Registry     Registry
+	Things       Things
+	ThingTypes   ThingTypes
+	Groups       Groups
+	Policies     Policies
+	Registration Registration
+	Jobs         Jobs
+	Shadows      Shadows
 	Log          Log
 	Health       Health
 }

@@ -216,6 +216,13 @@ func (c *contract) check(s *schema, v any, path string) error {
 			return wrong(path, "is not a whole number")
 		}
 		return s.checkNumber(i, path)
+	case "number":
+		n, ok := v.(json.Number)
+		f, err := n.Float64()
+		if !ok || err != nil {
+			return wrong(path, "is not a number")
+		}
+		return s.checkFraction(f, path)
 	case "boolean":
 		if _, ok := v.(bool); !ok {
 			return wrong(path, "is not true or false")
@@ -284,6 +291,16 @@ func (s *schema) checkNumber(n int64, path string) error {
 	return nil
 }
 
+func (s *schema) checkFraction(n float64, path string) error {
+	if s.Minimum != nil && n < float64(*s.Minimum) {
+		return wrong(path, "is less than %d", *s.Minimum)
+	}
+	if s.Maximum != nil && n > float64(*s.Maximum) {
+		return wrong(path, "is more than %d", *s.Maximum)
+	}
+	return nil
+}
+
 // checkQuery refuses parameters that are unknown, given twice or out of their
 // limits.
 func (o *operation) checkQuery(r *http.Request) (url.Values, error) {
@@ -307,7 +324,14 @@ func (o *operation) checkQuery(r *http.Request) (url.Values, error) {
 }
 
 func (s *schema) checkParameter(text, name string) error {
-	if s.Type != "integer" {
+	switch s.Type {
+	case "boolean":
+		if text != "true" && text != "false" {
+			return wrong(name, "is neither true nor false")
+		}
+		return nil
+	case "integer":
+	default:
 		return s.checkText(text, name)
 	}
 	n, err := strconv.ParseInt(text, 10, 64)

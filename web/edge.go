@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,10 @@ type Edge struct {
 	// LoosePath lets other spellings of a path through, for doors whose
 	// protocol puts base64 into it (RFC 6960, Appendix A.1).
 	LoosePath bool
+	// LooseBelow lets other spellings through below one path, such as /topics/,
+	// where a topic is percent-encoded. Whoever serves it may look at nothing but
+	// the decoded path.
+	LooseBelow string
 	// HSTS tells browsers to use TLS only. Off for a service at localhost: the
 	// header would speak for every port of it.
 	HSTS bool
@@ -89,6 +94,16 @@ func RequestID(ctx context.Context) string {
 // Fail answers with a problem document and remembers the fault for the log.
 func Fail(w http.ResponseWriter, r *http.Request, err error) {
 	f := WriteProblem(w, r, err)
+	if t := traceFrom(r.Context()); t != nil {
+		t.fault = f
+	}
+}
+
+// FailAs is [Fail] with another status than that of the fault's kind, for
+// protocols that name one.
+func FailAs(w http.ResponseWriter, r *http.Request, err error, status int) {
+	f := faultOf(err)
+	writeProblem(w, r, f, status)
 	if t := traceFrom(r.Context()); t != nil {
 		t.fault = f
 	}
@@ -166,7 +181,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 			Fail(sw, r, errors.New("panic"))
 		}
 	}()
-	if !e.LoosePath {
+	if !e.LoosePath && (e.LooseBelow == "" || !strings.HasPrefix(r.URL.Path, e.LooseBelow)) {
 		if !onePath(r) {
 			Fail(sw, r, ErrRoute.New(""))
 			return

@@ -36,7 +36,11 @@ func Status(f *fault.Fault) int {
 // returns its fault. It does not log: whoever serves the request does, once.
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) *fault.Fault {
 	f := faultOf(err)
-	status := Status(f)
+	writeProblem(w, r, f, Status(f))
+	return f
+}
+
+func writeProblem(w http.ResponseWriter, r *http.Request, f *fault.Fault, status int) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
@@ -54,9 +58,10 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) *fault.Faul
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		json.NewEncoder(w).Encode(Problem(f, RequestID(r.Context())))
+		doc := Problem(f, RequestID(r.Context()))
+		doc["status"] = status
+		json.NewEncoder(w).Encode(doc)
 	}
-	return f
 }
 
 // Problem is the document of a fault. An internal one shows its request id and

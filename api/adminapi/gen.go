@@ -26,6 +26,29 @@ type Approval struct {
 	Name string `json:"name,omitempty,omitzero"`
 }
 
+// AttachRequest defines model for AttachRequest.
+type AttachRequest struct {
+	// Kind Whether the certificate may act for other things too; NON_EXCLUSIVE_THING if not given.
+	Kind string `json:"kind,omitempty,omitzero"`
+
+	// TakeOver The thing has a live certificate of another device, and this person decided that it changes hands (S22); needs a right of its own.
+	TakeOver bool `json:"take_over,omitempty,omitzero"`
+}
+
+// AttachedPolicy defines model for AttachedPolicy.
+type AttachedPolicy struct {
+	From   PolicyTarget `json:"from"`
+	Policy string       `json:"policy"`
+
+	// Version The one that counts.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// AttachedPolicyPage defines model for AttachedPolicyPage.
+type AttachedPolicyPage struct {
+	Items []AttachedPolicy `json:"items"`
+}
+
 // Authority defines model for Authority.
 type Authority struct {
 	BaseUrl string `json:"base_url"`
@@ -80,6 +103,59 @@ type AuthorityRequest struct {
 	KeyUri string `json:"key_uri"`
 	Name   string `json:"name"`
 	Shards int    `json:"shards,omitempty,omitzero"`
+}
+
+// BillingGroupChange What may change of a billing group; what is absent stays.
+type BillingGroupChange struct {
+	Description *string `json:"description,omitempty"`
+
+	// ExpectedVersion Refuses the change of another version; 0 takes any.
+	ExpectedVersion int64              `json:"expected_version,omitempty,omitzero"`
+	Tags            *map[string]string `json:"tags,omitempty"`
+}
+
+// BillingGroupRequest defines model for BillingGroupRequest.
+type BillingGroupRequest struct {
+	Description string            `json:"description,omitempty,omitzero"`
+	Name        string            `json:"name"`
+	Tags        map[string]string `json:"tags,omitempty,omitzero"`
+}
+
+// BudgetRequest defines model for BudgetRequest.
+type BudgetRequest struct {
+	ExpiresAt   time.Time `json:"expires_at,omitempty,omitzero"`
+	Most        int64     `json:"most"`
+	Outstanding int64     `json:"outstanding,omitempty,omitzero"`
+	PerMinute   int64     `json:"per_minute,omitempty,omitzero"`
+}
+
+// BulkAnswer defines model for BulkAnswer.
+type BulkAnswer struct {
+	Results []BulkResult `json:"results"`
+}
+
+// BulkRequest defines model for BulkRequest.
+type BulkRequest struct {
+	// Lines One JSON object with text values each.
+	Lines []string `json:"lines"`
+
+	// Template Of the kind bulk.
+	Template string `json:"template"`
+}
+
+// BulkResult defines model for BulkResult.
+type BulkResult struct {
+	// Certificate PEM, if one was made.
+	Certificate   string `json:"certificate,omitempty,omitzero"`
+	CertificateId string `json:"certificate_id,omitempty,omitzero"`
+
+	// Code Of the refusal; see docs/problems.
+	Code string `json:"code,omitempty,omitzero"`
+
+	// Line In this request, from 1.
+	Line    int64  `json:"line"`
+	Message string `json:"message,omitempty,omitzero"`
+	Thing   string `json:"thing,omitempty,omitzero"`
 }
 
 // Certificate defines model for Certificate.
@@ -142,6 +218,62 @@ type CertificateSummary struct {
 	Status string `json:"status"`
 }
 
+// Claim defines model for Claim.
+type Claim struct {
+	Budget RegistrationBudget `json:"budget"`
+
+	// Certificate Id of the claim certificate.
+	Certificate string    `json:"certificate"`
+	Holder      string    `json:"holder,omitempty,omitzero"`
+	NotAfter    time.Time `json:"not_after,omitempty,omitzero"`
+	Status      string    `json:"status"`
+	Template    string    `json:"template"`
+	Usable      bool      `json:"usable"`
+}
+
+// ClaimCertificate defines model for ClaimCertificate.
+type ClaimCertificate struct {
+	// Certificate PEM.
+	Certificate string `json:"certificate"`
+
+	// Chain PEM of the issuer.
+	Chain     string    `json:"chain"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Id        string    `json:"id"`
+	Policy    string    `json:"policy"`
+
+	// PrivateKey PEM, shown once, only if the service made the key.
+	PrivateKey string `json:"private_key,omitempty,omitzero"`
+}
+
+// ClaimPage defines model for ClaimPage.
+type ClaimPage struct {
+	Items []Claim `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// ClaimRequest defines model for ClaimRequest.
+type ClaimRequest struct {
+	// Csr PEM of a PKCS #10 request; without one the service makes the key, where fleet.server_keys allows it.
+	Csr       string    `json:"csr,omitempty,omitzero"`
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+
+	// Most Devices in all.
+	Most        int64  `json:"most"`
+	Name        string `json:"name"`
+	Outstanding int64  `json:"outstanding,omitempty,omitzero"`
+	PerMinute   int64  `json:"per_minute,omitempty,omitzero"`
+	Template    string `json:"template"`
+}
+
+// DeprecateRequest defines model for DeprecateRequest.
+type DeprecateRequest struct {
+	// Undo Let new things to the type again.
+	Undo bool `json:"undo,omitempty,omitzero"`
+}
+
 // Device defines model for Device.
 type Device struct {
 	Blocked   bool      `json:"blocked"`
@@ -171,6 +303,59 @@ type DeviceIdentity struct {
 	Station string `json:"station,omitempty,omitzero"`
 }
 
+// DevicePolicy defines model for DevicePolicy.
+type DevicePolicy struct {
+	CreatedAt      time.Time `json:"created_at"`
+	DefaultVersion int       `json:"default_version"`
+
+	// Document Of the default version; empty in lists.
+	Document string `json:"document,omitempty,omitzero"`
+
+	// LatestVersion The highest number ever used.
+	LatestVersion int       `json:"latest_version"`
+	Name          string    `json:"name"`
+	UpdatedAt     time.Time `json:"updated_at"`
+
+	// Versions Without their documents; empty in lists.
+	Versions []DevicePolicyVersion `json:"versions"`
+}
+
+// DevicePolicyPage defines model for DevicePolicyPage.
+type DevicePolicyPage struct {
+	Items []DevicePolicy `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// DevicePolicyRequest defines model for DevicePolicyRequest.
+type DevicePolicyRequest struct {
+	// Document The JSON text.
+	Document string `json:"document"`
+	Name     string `json:"name"`
+}
+
+// DevicePolicyVersion defines model for DevicePolicyVersion.
+type DevicePolicyVersion struct {
+	CreatedAt time.Time `json:"created_at"`
+	Default   bool      `json:"default"`
+	Document  string    `json:"document,omitempty,omitzero"`
+
+	// Findings What its author probably did not mean.
+	Findings []PolicyFinding `json:"findings,omitempty,omitzero"`
+	Policy   string          `json:"policy"`
+	Version  int             `json:"version"`
+}
+
+// DevicePolicyVersionRequest defines model for DevicePolicyVersionRequest.
+type DevicePolicyVersionRequest struct {
+	// Default Let it count at once.
+	Default bool `json:"default,omitempty,omitzero"`
+
+	// Document The JSON text.
+	Document string `json:"document"`
+}
+
 // DeviceRevocation defines model for DeviceRevocation.
 type DeviceRevocation struct {
 	Device  string       `json:"device"`
@@ -195,6 +380,107 @@ type EnvelopeSignature struct {
 	// Keyid SHA-256 of the subjectPublicKeyInfo, hexadecimal.
 	Keyid string `json:"keyid"`
 	Sig   []byte `json:"sig"`
+}
+
+// FleetCertificate defines model for FleetCertificate.
+type FleetCertificate struct {
+	// Authority Of ours that issued it.
+	Authority string `json:"authority,omitempty,omitzero"`
+
+	// Ca Id of the registered CA.
+	Ca string `json:"ca,omitempty,omitzero"`
+
+	// Certificate PEM; empty in lists.
+	Certificate string `json:"certificate,omitempty,omitzero"`
+	CommonName  string `json:"common_name,omitempty,omitzero"`
+	Holder      string `json:"holder"`
+
+	// How The way by which it was registered.
+	How       string    `json:"how"`
+	Id        string    `json:"id"`
+	NotAfter  time.Time `json:"not_after"`
+	NotBefore time.Time `json:"not_before"`
+
+	// Policies Its own; empty in lists.
+	Policies     []string  `json:"policies"`
+	Profile      string    `json:"profile,omitempty,omitzero"`
+	RegisteredAt time.Time `json:"registered_at"`
+
+	// Revoked Revoked or on hold by the permanent record.
+	Revoked bool `json:"revoked,omitempty,omitzero"`
+
+	// Serial Of one that was issued here.
+	Serial string `json:"serial,omitempty,omitzero"`
+	Status string `json:"status"`
+
+	// Things Empty in lists.
+	Things     []string  `json:"things"`
+	TransferTo string    `json:"transfer_to,omitempty,omitzero"`
+	UpdatedAt  time.Time `json:"updated_at"`
+
+	// Usable Whether a device may use it now.
+	Usable bool `json:"usable"`
+}
+
+// FleetCertificatePage defines model for FleetCertificatePage.
+type FleetCertificatePage struct {
+	Items []FleetCertificate `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// FleetCertificateRequest defines model for FleetCertificateRequest.
+type FleetCertificateRequest struct {
+	Active bool `json:"active,omitempty,omitzero"`
+
+	// Ca PEM of its registered CA; found by the issuer if not given.
+	Ca string `json:"ca,omitempty,omitzero"`
+
+	// Certificate PEM.
+	Certificate string `json:"certificate"`
+
+	// Proof Signature of the certificate's key over hallmark leaf registration v1, tenant, registration code and the certificate's SHA-256, each after the first preceded by a zero octet.
+	Proof []byte `json:"proof,omitempty,omitzero"`
+
+	// WithoutCa Its CA is not registered; its own key signs for it.
+	WithoutCa bool `json:"without_ca,omitempty,omitzero"`
+}
+
+// FleetCertificateStatus defines model for FleetCertificateStatus.
+type FleetCertificateStatus struct {
+	Note string `json:"note,omitempty,omitzero"`
+
+	// Reason Of REVOKED.
+	Reason string `json:"reason,omitempty,omitzero"`
+	Status string `json:"status"`
+}
+
+// FleetTemplate defines model for FleetTemplate.
+type FleetTemplate struct {
+	Enabled bool   `json:"enabled"`
+	Hook    string `json:"hook,omitempty,omitzero"`
+
+	// Issuer Authority of the certificates; empty means the active one.
+	Issuer    string    `json:"issuer,omitempty,omitzero"`
+	Name      string    `json:"name"`
+	TakeOver  bool      `json:"take_over"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// FleetTemplatePage defines model for FleetTemplatePage.
+type FleetTemplatePage struct {
+	Items []FleetTemplate `json:"items"`
+}
+
+// FleetTemplateRequest defines model for FleetTemplateRequest.
+type FleetTemplateRequest struct {
+	Enabled bool   `json:"enabled"`
+	Hook    string `json:"hook,omitempty,omitzero"`
+	Issuer  string `json:"issuer,omitempty,omitzero"`
+
+	// TakeOver A thing with a live device may go to another one, if the hook allows it too (S22).
+	TakeOver bool `json:"take_over,omitempty,omitzero"`
 }
 
 // HealthCheck defines model for HealthCheck.
@@ -250,6 +536,206 @@ type InstallRequest struct {
 
 	// Root Name of the root that signed it.
 	Root string `json:"root"`
+}
+
+// Job defines model for Job.
+type Job struct {
+	Abort       []JobAbort `json:"abort,omitempty,omitzero"`
+	Comment     string     `json:"comment,omitempty,omitzero"`
+	CompletedAt time.Time  `json:"completed_at,omitempty,omitzero"`
+	Continuous  bool       `json:"continuous"`
+	Counts      JobCounts  `json:"counts"`
+	CreatedAt   time.Time  `json:"created_at"`
+	Description string     `json:"description,omitempty,omitzero"`
+
+	// Document With its parameters; empty in lists.
+	Document string `json:"document,omitempty,omitzero"`
+
+	// Forced Cancelled by force.
+	Forced bool   `json:"forced,omitempty,omitzero"`
+	Id     string `json:"id"`
+
+	// LookedAtAll Every target was looked at once.
+	LookedAtAll bool              `json:"looked_at_all"`
+	Parameters  map[string]string `json:"parameters,omitempty,omitzero"`
+	ReasonCode  string            `json:"reason_code,omitempty,omitzero"`
+	Retry       []JobRetry        `json:"retry,omitempty,omitzero"`
+	Rollout     JobRollout        `json:"rollout,omitempty,omitzero"`
+	Schedule    JobSchedule       `json:"schedule,omitempty,omitzero"`
+	Status      string            `json:"status"`
+
+	// Stopped The schedule ended the roll-out.
+	Stopped        bool              `json:"stopped,omitempty,omitzero"`
+	Tags           map[string]string `json:"tags,omitempty,omitzero"`
+	Targets        []string          `json:"targets"`
+	TimeoutMinutes int               `json:"timeout_minutes,omitempty,omitzero"`
+	UpdatedAt      time.Time         `json:"updated_at"`
+	UrlSeconds     int               `json:"url_seconds,omitempty,omitzero"`
+	Version        int64             `json:"version"`
+}
+
+// JobAbort defines model for JobAbort.
+type JobAbort struct {
+	Failure string `json:"failure"`
+
+	// MinExecuted Nothing is decided before so many are done.
+	MinExecuted int64 `json:"min_executed"`
+
+	// Percent Of the devices that are done.
+	Percent float64 `json:"percent"`
+}
+
+// JobCancelRequest defines model for JobCancelRequest.
+type JobCancelRequest struct {
+	Comment string `json:"comment,omitempty,omitzero"`
+
+	// Force Executions in progress too.
+	Force      bool   `json:"force,omitempty,omitzero"`
+	ReasonCode string `json:"reason_code,omitempty,omitzero"`
+}
+
+// JobCounts defines model for JobCounts.
+type JobCounts struct {
+	Canceled   int64 `json:"canceled"`
+	Failed     int64 `json:"failed"`
+	InProgress int64 `json:"in_progress"`
+	Queued     int64 `json:"queued"`
+	Rejected   int64 `json:"rejected"`
+	Removed    int64 `json:"removed"`
+	Succeeded  int64 `json:"succeeded"`
+	TimedOut   int64 `json:"timed_out"`
+
+	// Waiting Not told yet.
+	Waiting int64 `json:"waiting"`
+}
+
+// JobExecution defines model for JobExecution.
+type JobExecution struct {
+	// Details What the device reported.
+	Details map[string]string `json:"details,omitempty,omitzero"`
+
+	// DueAt When its timer ends.
+	DueAt time.Time `json:"due_at,omitempty,omitzero"`
+
+	// Forced Cancelled while in progress.
+	Forced bool   `json:"forced,omitempty,omitzero"`
+	Job    string `json:"job"`
+
+	// Number Of the attempt, from 1.
+	Number    int64     `json:"number"`
+	QueuedAt  time.Time `json:"queued_at"`
+	StartedAt time.Time `json:"started_at,omitempty,omitzero"`
+	Status    string    `json:"status"`
+	Thing     string    `json:"thing"`
+	UpdatedAt time.Time `json:"updated_at"`
+	Version   int64     `json:"version"`
+}
+
+// JobExecutionCancelRequest defines model for JobExecutionCancelRequest.
+type JobExecutionCancelRequest struct {
+	Details map[string]string `json:"details,omitempty,omitzero"`
+
+	// ExpectedVersion Only if this is still its version.
+	ExpectedVersion int64 `json:"expected_version,omitempty,omitzero"`
+
+	// Force Also when it is in progress.
+	Force bool `json:"force,omitempty,omitzero"`
+}
+
+// JobExecutionPage defines model for JobExecutionPage.
+type JobExecutionPage struct {
+	Items []JobExecution `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// JobPage defines model for JobPage.
+type JobPage struct {
+	Items []Job `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// JobRequest defines model for JobRequest.
+type JobRequest struct {
+	// Abort When the job ends itself because too much fails.
+	Abort []JobAbort `json:"abort,omitempty,omitzero"`
+
+	// Continuous Things that join a group later get the job too.
+	Continuous  bool   `json:"continuous,omitempty,omitzero"`
+	Description string `json:"description,omitempty,omitzero"`
+
+	// Document The JSON text that the devices get.
+	Document string `json:"document"`
+
+	// Id a-z A-Z 0-9 _ -
+	Id string `json:"id"`
+
+	// Parameters Values of ${aws:iot:parameter:NAME} in the document.
+	Parameters map[string]string `json:"parameters,omitempty,omitzero"`
+	Retry      []JobRetry        `json:"retry,omitempty,omitzero"`
+	Rollout    JobRollout        `json:"rollout,omitempty,omitzero"`
+	Schedule   JobSchedule       `json:"schedule,omitempty,omitzero"`
+	Tags       map[string]string `json:"tags,omitempty,omitzero"`
+
+	// Targets thing/NAME or thinggroup/NAME; a bare name is the group's if there is one.
+	Targets []string `json:"targets"`
+
+	// TimeoutMinutes How long an execution may be in progress.
+	TimeoutMinutes int `json:"timeout_minutes,omitempty,omitzero"`
+
+	// UrlSeconds How long presigned URLs in the document hold.
+	UrlSeconds int `json:"url_seconds,omitempty,omitzero"`
+}
+
+// JobRetry defines model for JobRetry.
+type JobRetry struct {
+	Failure string `json:"failure"`
+	Retries int    `json:"retries"`
+}
+
+// JobRollout defines model for JobRollout.
+type JobRollout struct {
+	// BasePerMinute Where a growing rate begins.
+	BasePerMinute int `json:"base_per_minute,omitempty,omitzero"`
+
+	// Factor By what a growing rate is multiplied, in tenths.
+	Factor float64 `json:"factor,omitempty,omitzero"`
+
+	// MaxPerMinute Most devices told a minute; 1000 if not given.
+	MaxPerMinute int `json:"max_per_minute,omitempty,omitzero"`
+
+	// PerNotified It grows each time so many more devices were told.
+	PerNotified int64 `json:"per_notified,omitempty,omitzero"`
+
+	// PerSucceeded It grows each time so many more devices succeeded.
+	PerSucceeded int64 `json:"per_succeeded,omitempty,omitzero"`
+}
+
+// JobSchedule defines model for JobSchedule.
+type JobSchedule struct {
+	End         time.Time `json:"end,omitempty,omitzero"`
+	EndBehavior string    `json:"end_behavior,omitempty,omitzero"`
+	Start       time.Time `json:"start,omitempty,omitzero"`
+
+	// Windows Devices are told in these times only.
+	Windows []JobWindow `json:"windows,omitempty,omitzero"`
+}
+
+// JobTargetsRequest defines model for JobTargetsRequest.
+type JobTargetsRequest struct {
+	Comment string   `json:"comment,omitempty,omitzero"`
+	Targets []string `json:"targets"`
+}
+
+// JobWindow defines model for JobWindow.
+type JobWindow struct {
+	Minutes int `json:"minutes"`
+
+	// Start When it begins, as cron(minutes hours day month weekday year) in UTC.
+	Start string `json:"start"`
 }
 
 // List defines model for List.
@@ -384,6 +870,102 @@ type OrderRequest struct {
 	Stations []string `json:"stations,omitempty,omitzero"`
 }
 
+// PolicyDecision defines model for PolicyDecision.
+type PolicyDecision struct {
+	Action      string      `json:"action"`
+	Certificate string      `json:"certificate"`
+	ClientId    string      `json:"client_id,omitempty,omitzero"`
+	DecidedBy   PolicyMatch `json:"decided_by,omitempty,omitzero"`
+
+	// Matches All statements that match, the denying ones first.
+	Matches []PolicyMatch `json:"matches"`
+
+	// Missing Variables and keys that the policies ask for and the connection does not have.
+	Missing []string `json:"missing,omitempty,omitzero"`
+
+	// Policies What counts for the certificate.
+	Policies []AttachedPolicy `json:"policies"`
+	Resource string           `json:"resource"`
+
+	// Result ALLOWED, EXPLICIT_DENY or IMPLICIT_DENY.
+	Result string `json:"result"`
+
+	// Status Of the certificate.
+	Status string `json:"status"`
+
+	// Thing Of the connection.
+	Thing string `json:"thing,omitempty,omitzero"`
+
+	// Usable Whether the certificate may be used at all now; if not, nothing is allowed.
+	Usable bool `json:"usable"`
+}
+
+// PolicyFinding defines model for PolicyFinding.
+type PolicyFinding struct {
+	Check    string `json:"check"`
+	Reason   string `json:"reason"`
+	Resource string `json:"resource,omitempty,omitzero"`
+	Sid      string `json:"sid,omitempty,omitzero"`
+
+	// Statement Its place in the document, from 0.
+	Statement int `json:"statement"`
+}
+
+// PolicyMatch defines model for PolicyMatch.
+type PolicyMatch struct {
+	// Effect Allow or Deny.
+	Effect string       `json:"effect"`
+	From   PolicyTarget `json:"from,omitempty,omitzero"`
+	Policy string       `json:"policy"`
+	Sid    string       `json:"sid,omitempty,omitzero"`
+
+	// Statement Its place in the document, from 0.
+	Statement int `json:"statement"`
+	Version   int `json:"version,omitempty,omitzero"`
+}
+
+// PolicyQuestion defines model for PolicyQuestion.
+type PolicyQuestion struct {
+	// Action Such as iot:Publish.
+	Action string `json:"action"`
+
+	// Certificate Id of the device certificate; else name the thing.
+	Certificate string `json:"certificate,omitempty,omitzero"`
+
+	// ClientId The thing's name if not given.
+	ClientId string `json:"client_id,omitempty,omitzero"`
+	LastWill bool   `json:"last_will,omitempty,omitzero"`
+
+	// Persistent The session outlives the connection.
+	Persistent bool `json:"persistent,omitempty,omitzero"`
+
+	// Resource The name alone: a topic, a filter, a client identifier, a thing; or a whole ARN.
+	Resource   string `json:"resource,omitempty,omitzero"`
+	ServerName string `json:"server_name,omitempty,omitzero"`
+	SourceIp   string `json:"source_ip,omitempty,omitzero"`
+
+	// Thing Its certificate is asked about, or the one that is named.
+	Thing string `json:"thing,omitempty,omitzero"`
+}
+
+// PolicyTarget defines model for PolicyTarget.
+type PolicyTarget struct {
+	// Kind certificate or group.
+	Kind string `json:"kind"`
+
+	// Name The certificate's id, or the group's name in lower case.
+	Name   string `json:"name"`
+	Policy string `json:"policy"`
+}
+
+// PolicyTargetPage defines model for PolicyTargetPage.
+type PolicyTargetPage struct {
+	Items []PolicyTarget `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
 // Principal defines model for Principal.
 type Principal struct {
 	CreatedAt  time.Time `json:"created_at"`
@@ -433,6 +1015,100 @@ type Problem struct {
 	// Type A URI reference that ends in the code.
 	Type                 string                 `json:"type"`
 	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// ProvisioningClaimRequest defines model for ProvisioningClaimRequest.
+type ProvisioningClaimRequest struct {
+	// Csr PEM of a PKCS #10 request; without one the service makes the key, where fleet.server_keys allows it.
+	Csr string `json:"csr,omitempty,omitzero"`
+}
+
+// RegisteredCA defines model for RegisteredCA.
+type RegisteredCA struct {
+	// Authority Of ours, if it is one.
+	Authority string `json:"authority,omitempty,omitzero"`
+
+	// AutoRegistration Unknown certificates of it are registered at the door.
+	AutoRegistration bool               `json:"auto_registration"`
+	Budget           RegistrationBudget `json:"budget,omitempty,omitzero"`
+
+	// Certificate PEM; empty in lists.
+	Certificate  string    `json:"certificate,omitempty,omitzero"`
+	Id           string    `json:"id"`
+	Mode         string    `json:"mode"`
+	NotAfter     time.Time `json:"not_after"`
+	Proven       bool      `json:"proven"`
+	RegisteredAt time.Time `json:"registered_at"`
+	Status       string    `json:"status"`
+	Subject      string    `json:"subject"`
+
+	// Template Of the kind jitp; without one a new certificate waits to be activated.
+	Template  string    `json:"template,omitempty,omitzero"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// RegisteredCAChange defines model for RegisteredCAChange.
+type RegisteredCAChange struct {
+	AutoRegistration *bool   `json:"auto_registration,omitempty"`
+	Status           *string `json:"status,omitempty"`
+
+	// Template Of the kind jitp; an empty one takes it away, so that new certificates wait.
+	Template *string `json:"template,omitempty"`
+}
+
+// RegisteredCAPage defines model for RegisteredCAPage.
+type RegisteredCAPage struct {
+	Items []RegisteredCA `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// RegisteredCARequest defines model for RegisteredCARequest.
+type RegisteredCARequest struct {
+	Active bool `json:"active,omitempty,omitzero"`
+
+	// Authority Name of an issuing authority of ours; no proof is needed.
+	Authority        string `json:"authority,omitempty,omitzero"`
+	AutoRegistration bool   `json:"auto_registration,omitempty,omitzero"`
+
+	// Certificate PEM of the CA, or name one of ours.
+	Certificate string `json:"certificate,omitempty,omitzero"`
+	Mode        string `json:"mode,omitempty,omitzero"`
+
+	// Template Of the kind jitp.
+	Template string `json:"template,omitempty,omitzero"`
+
+	// Verification PEM of a certificate that the CA signed for the registration code.
+	Verification string `json:"verification,omitempty,omitzero"`
+}
+
+// RegistrationBudget defines model for RegistrationBudget.
+type RegistrationBudget struct {
+	CreatedAt time.Time `json:"created_at,omitempty,omitzero"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+
+	// Most In all.
+	Most int64  `json:"most"`
+	Name string `json:"name"`
+
+	// Open Those that wait now.
+	Open int64 `json:"open,omitempty,omitzero"`
+
+	// Outstanding Most at a time that wait to be claimed; 0 means no limit.
+	Outstanding int64 `json:"outstanding"`
+
+	// PerMinute 0 means no limit.
+	PerMinute int64 `json:"per_minute"`
+	Used      int64 `json:"used"`
+}
+
+// RegistrationCode defines model for RegistrationCode.
+type RegistrationCode struct {
+	// Code Common name of the verification certificate of a CA, and part of what a certificate's key signs.
+	Code   string `json:"code"`
+	Tenant string `json:"tenant"`
 }
 
 // RegistrationPage defines model for RegistrationPage.
@@ -519,6 +1195,41 @@ type SerialRule struct {
 
 	// Width Digits, with leading zeros.
 	Width int `json:"width,omitempty,omitzero"`
+}
+
+// Shadow defines model for Shadow.
+type Shadow struct {
+	// Metadata When each member was set.
+	Metadata json.RawMessage `json:"metadata,omitempty,omitzero"`
+
+	// Name Empty for the classic one.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// State An object with desired, reported and delta, as far as they are there.
+	State   json.RawMessage `json:"state"`
+	Thing   string          `json:"thing"`
+	Version int64           `json:"version"`
+}
+
+// ShadowPage defines model for ShadowPage.
+type ShadowPage struct {
+	// Classic There is a classic shadow.
+	Classic bool `json:"classic"`
+
+	// Items Names of the named ones.
+	Items []string `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// ShadowRequest defines model for ShadowRequest.
+type ShadowRequest struct {
+	// Desired What to change: an object, in which null removes a member; null removes the whole section.
+	Desired json.RawMessage `json:"desired"`
+
+	// Version Only if this is still the shadow's version.
+	Version int64 `json:"version,omitempty,omitzero"`
 }
 
 // Station defines model for Station.
@@ -610,18 +1321,116 @@ type Thing struct {
 	Attributes    map[string]string `json:"attributes"`
 	BillingGroup  string            `json:"billing_group,omitempty,omitzero"`
 	Configuration map[string]string `json:"configuration,omitempty,omitzero"`
+	Connectivity  ThingConnectivity `json:"connectivity,omitempty,omitzero"`
 	CreatedAt     time.Time         `json:"created_at"`
-	Groups        []string          `json:"groups"`
-	Holder        string            `json:"holder"`
-	Name          string            `json:"name"`
-	Policies      []string          `json:"policies"`
-	Principals    []ThingPrincipal  `json:"principals"`
+
+	// DynamicGroups The dynamic groups that find it; only in the answer about one thing.
+	DynamicGroups []string         `json:"dynamic_groups,omitempty,omitzero"`
+	Groups        []string         `json:"groups"`
+	Holder        string           `json:"holder"`
+	Name          string           `json:"name"`
+	Policies      []string         `json:"policies"`
+	Principals    []ThingPrincipal `json:"principals"`
 
 	// RegisteredBy Authority of the birth certificate.
 	RegisteredBy string    `json:"registered_by,omitempty,omitzero"`
 	Type         string    `json:"type,omitempty,omitzero"`
 	UpdatedAt    time.Time `json:"updated_at,omitempty,omitzero"`
 	Version      int64     `json:"version"`
+}
+
+// ThingChange What may change of a thing; what is absent stays.
+type ThingChange struct {
+	// Attributes An empty value removes the attribute.
+	Attributes *map[string]string `json:"attributes,omitempty"`
+
+	// ExpectedVersion Refuses the change of another version; 0 takes any.
+	ExpectedVersion int64 `json:"expected_version,omitempty,omitzero"`
+
+	// Merge Keep the attributes that are not named.
+	Merge bool `json:"merge,omitempty,omitzero"`
+
+	// Type Name of a thing type; empty takes the type away.
+	Type *string `json:"type,omitempty"`
+}
+
+// ThingConnectivity defines model for ThingConnectivity.
+type ThingConnectivity struct {
+	// At Since when; of one that is not connected the time it was last seen.
+	At time.Time `json:"at"`
+
+	// Client The client identifier.
+	Client    string `json:"client,omitempty,omitzero"`
+	Connected bool   `json:"connected"`
+
+	// Reason Why it is not connected.
+	Reason string `json:"reason,omitempty,omitzero"`
+}
+
+// ThingGroup defines model for ThingGroup.
+type ThingGroup struct {
+	Attributes map[string]string `json:"attributes"`
+	CreatedAt  time.Time         `json:"created_at"`
+
+	// Depth 1 for one at the top.
+	Depth       int    `json:"depth,omitempty,omitzero"`
+	Description string `json:"description,omitempty,omitzero"`
+	Name        string `json:"name"`
+
+	// Parent The group above it; absent for one at the top.
+	Parent string `json:"parent,omitempty,omitzero"`
+
+	// Query Of a dynamic group: which things are in it.
+	Query string `json:"query,omitempty,omitzero"`
+
+	// Status ACTIVE, or BUILDING while a dynamic group's things are being found
+	Status    string            `json:"status"`
+	Tags      map[string]string `json:"tags"`
+	UpdatedAt time.Time         `json:"updated_at,omitempty,omitzero"`
+	Version   int64             `json:"version"`
+}
+
+// ThingGroupChange What may change of a group; what is absent stays.
+type ThingGroupChange struct {
+	Attributes  *map[string]string `json:"attributes,omitempty"`
+	Description *string            `json:"description,omitempty"`
+
+	// ExpectedVersion Refuses the change of another version; 0 takes any.
+	ExpectedVersion int64 `json:"expected_version,omitempty,omitzero"`
+
+	// Query Of a dynamic group.
+	Query *string            `json:"query,omitempty"`
+	Tags  *map[string]string `json:"tags,omitempty"`
+}
+
+// ThingGroupPage defines model for ThingGroupPage.
+type ThingGroupPage struct {
+	Items []ThingGroup `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// ThingGroupRequest defines model for ThingGroupRequest.
+type ThingGroupRequest struct {
+	Attributes  map[string]string `json:"attributes,omitempty,omitzero"`
+	Description string            `json:"description,omitempty,omitzero"`
+	Name        string            `json:"name"`
+
+	// Parent The static group above it.
+	Parent string `json:"parent,omitempty,omitzero"`
+
+	// Query Makes it a dynamic group: the things that this query finds.
+	Query string            `json:"query,omitempty,omitzero"`
+	Tags  map[string]string `json:"tags,omitempty,omitzero"`
+}
+
+// ThingNamePage defines model for ThingNamePage.
+type ThingNamePage struct {
+	Items []string `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
 }
 
 // ThingPage defines model for ThingPage.
@@ -636,8 +1445,63 @@ type ThingPage struct {
 type ThingPrincipal struct {
 	AttachedAt time.Time `json:"attached_at"`
 	Authority  string    `json:"authority"`
-	Serial     string    `json:"serial"`
-	Status     string    `json:"status"`
+
+	// Certificate Its id, the SHA-256 of the certificate.
+	Certificate string `json:"certificate,omitempty,omitzero"`
+
+	// Kind EXCLUSIVE_THING or NON_EXCLUSIVE_THING
+	Kind     string    `json:"kind,omitempty,omitzero"`
+	NotAfter time.Time `json:"not_after,omitempty,omitzero"`
+	Serial   string    `json:"serial"`
+	Status   string    `json:"status"`
+}
+
+// ThingPrincipalPage defines model for ThingPrincipalPage.
+type ThingPrincipalPage struct {
+	Items []ThingPrincipal `json:"items"`
+}
+
+// ThingRequest defines model for ThingRequest.
+type ThingRequest struct {
+	// Attributes At most 3 without a type, 50 with one.
+	Attributes   map[string]string `json:"attributes,omitempty,omitzero"`
+	BillingGroup string            `json:"billing_group,omitempty,omitzero"`
+	Name         string            `json:"name"`
+
+	// Type Name of a thing type.
+	Type string `json:"type,omitempty,omitzero"`
+}
+
+// ThingType defines model for ThingType.
+type ThingType struct {
+	// Attributes Names that its things are searched by.
+	Attributes []string  `json:"attributes"`
+	CreatedAt  time.Time `json:"created_at"`
+
+	// DeprecatedAt Since when it takes no new things.
+	DeprecatedAt time.Time         `json:"deprecated_at,omitempty,omitzero"`
+	Description  string            `json:"description,omitempty,omitzero"`
+	Name         string            `json:"name"`
+	Tags         map[string]string `json:"tags"`
+	UpdatedAt    time.Time         `json:"updated_at,omitempty,omitzero"`
+	Version      int64             `json:"version"`
+}
+
+// ThingTypePage defines model for ThingTypePage.
+type ThingTypePage struct {
+	Items []ThingType `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// ThingTypeRequest defines model for ThingTypeRequest.
+type ThingTypeRequest struct {
+	// Attributes Names that its things are searched by.
+	Attributes  []string          `json:"attributes,omitempty,omitzero"`
+	Description string            `json:"description,omitempty,omitzero"`
+	Name        string            `json:"name"`
+	Tags        map[string]string `json:"tags,omitempty,omitzero"`
 }
 
 // Unit defines model for Unit.
@@ -676,8 +1540,20 @@ type CursorParam = string
 // DeviceParam defines model for deviceParam.
 type DeviceParam = string
 
+// ExecutionStatusParam defines model for executionStatusParam.
+type ExecutionStatusParam = string
+
+// FleetCertificateParam defines model for fleetCertificateParam.
+type FleetCertificateParam = string
+
 // HookParam defines model for hookParam.
 type HookParam = string
+
+// JobForceParam defines model for jobForceParam.
+type JobForceParam = bool
+
+// JobParam defines model for jobParam.
+type JobParam = string
 
 // LimitParam defines model for limitParam.
 type LimitParam = int
@@ -685,11 +1561,23 @@ type LimitParam = int
 // OrderParam defines model for orderParam.
 type OrderParam = string
 
+// PolicyGroupParam defines model for policyGroupParam.
+type PolicyGroupParam = string
+
+// PolicyParam defines model for policyParam.
+type PolicyParam = string
+
 // PrincipalParam defines model for principalParam.
 type PrincipalParam = string
 
+// RegisteredCAParam defines model for registeredCAParam.
+type RegisteredCAParam = string
+
 // SerialParam defines model for serialParam.
 type SerialParam = string
+
+// ShadowParam defines model for shadowParam.
+type ShadowParam = string
 
 // StationParam defines model for stationParam.
 type StationParam = string
@@ -697,8 +1585,62 @@ type StationParam = string
 // TemplateParam defines model for templateParam.
 type TemplateParam = string
 
+// ThingGroupParam defines model for thingGroupParam.
+type ThingGroupParam = string
+
 // ThingParam defines model for thingParam.
 type ThingParam = string
+
+// ThingTypeParam defines model for thingTypeParam.
+type ThingTypeParam = string
+
+// ThingVersionParam defines model for thingVersionParam.
+type ThingVersionParam = int64
+
+// VersionParam defines model for versionParam.
+type VersionParam = int
+
+// ListAttachedPoliciesParams defines parameters for ListAttachedPolicies.
+type ListAttachedPoliciesParams struct {
+	// Certificate Id of a device certificate; its own policies and those of its things' groups.
+	Certificate *string `form:"certificate,omitempty" json:"certificate,omitempty"`
+
+	// Thing Name of a thing; what counts for its certificate.
+	Thing *string `form:"thing,omitempty" json:"thing,omitempty"`
+
+	// Group Name of a thing group.
+	Group *string `form:"group,omitempty" json:"group,omitempty"`
+
+	// Inherited With a group: those of the groups above it too.
+	Inherited *string `form:"inherited,omitempty" json:"inherited,omitempty"`
+}
+
+// ListBillingGroupsParams defines parameters for ListBillingGroups.
+type ListBillingGroupsParams struct {
+	// Prefix Start of the name.
+	Prefix *string `form:"prefix,omitempty" json:"prefix,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// DeleteBillingGroupParams defines parameters for DeleteBillingGroup.
+type DeleteBillingGroupParams struct {
+	// Version The version it must have; any if not given.
+	Version *ThingVersionParam `form:"version,omitempty" json:"version,omitempty"`
+}
+
+// ListBillingGroupThingsParams defines parameters for ListBillingGroupThings.
+type ListBillingGroupThingsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
 
 // SearchCertificatesParams defines parameters for SearchCertificates.
 type SearchCertificatesParams struct {
@@ -711,6 +1653,56 @@ type SearchCertificatesParams struct {
 	Authority *string `form:"authority,omitempty" json:"authority,omitempty"`
 	Order     *string `form:"order,omitempty" json:"order,omitempty"`
 	Profile   *string `form:"profile,omitempty" json:"profile,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListClaimsParams defines parameters for ListClaims.
+type ListClaimsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListFleetCertificatesParams defines parameters for ListFleetCertificates.
+type ListFleetCertificatesParams struct {
+	// Ca Id of a registered CA.
+	Ca     *string `form:"ca,omitempty" json:"ca,omitempty"`
+	Status *string `form:"status,omitempty" json:"status,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListJobsParams defines parameters for ListJobs.
+type ListJobsParams struct {
+	Status *string `form:"status,omitempty" json:"status,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// DeleteJobParams defines parameters for DeleteJob.
+type DeleteJobParams struct {
+	// Force Also a job that is not over, or of which something is in progress.
+	Force *JobForceParam `form:"force,omitempty" json:"force,omitempty"`
+}
+
+// ListJobExecutionsParams defines parameters for ListJobExecutions.
+type ListJobExecutionsParams struct {
+	Status *ExecutionStatusParam `form:"status,omitempty" json:"status,omitempty"`
 
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
@@ -739,8 +1731,77 @@ type ListUnitsParams struct {
 	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListPoliciesParams defines parameters for ListPolicies.
+type ListPoliciesParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListPolicyTargetsParams defines parameters for ListPolicyTargets.
+type ListPolicyTargetsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // ListPrincipalsParams defines parameters for ListPrincipals.
 type ListPrincipalsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListRegisteredCAsParams defines parameters for ListRegisteredCAs.
+type ListRegisteredCAsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListThingGroupsParams defines parameters for ListThingGroups.
+type ListThingGroupsParams struct {
+	// Parent Only the groups right below this one.
+	Parent *string `form:"parent,omitempty" json:"parent,omitempty"`
+
+	// Prefix Start of the name.
+	Prefix *string `form:"prefix,omitempty" json:"prefix,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// DeleteThingGroupParams defines parameters for DeleteThingGroup.
+type DeleteThingGroupParams struct {
+	// Version The version it must have; any if not given.
+	Version *ThingVersionParam `form:"version,omitempty" json:"version,omitempty"`
+}
+
+// ListThingGroupThingsParams defines parameters for ListThingGroupThings.
+type ListThingGroupThingsParams struct {
+	// Nested With those of the groups below it.
+	Nested *bool `form:"nested,omitempty" json:"nested,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListThingTypesParams defines parameters for ListThingTypes.
+type ListThingTypesParams struct {
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -756,11 +1817,61 @@ type ListThingsParams struct {
 	// Value Start of the attribute's value.
 	Value *string `form:"value,omitempty" json:"value,omitempty"`
 
+	// Query A query of the search language, such as attributes.color:red AND connectivity.connected:true; alone. A page of its result may be short before the last.
+	Query *string `form:"query,omitempty" json:"query,omitempty"`
+
+	// Silent Things that are not connected and were not for that many seconds, alone.
+	Silent *int64 `form:"silent,omitempty" json:"silent,omitempty"`
+
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
 	// Limit Most items of the page; 100 if not given.
 	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// DeleteThingParams defines parameters for DeleteThing.
+type DeleteThingParams struct {
+	// Version The version it must have; any if not given.
+	Version *ThingVersionParam `form:"version,omitempty" json:"version,omitempty"`
+}
+
+// ListThingJobsParams defines parameters for ListThingJobs.
+type ListThingJobsParams struct {
+	Status *ExecutionStatusParam `form:"status,omitempty" json:"status,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// DeleteShadowParams defines parameters for DeleteShadow.
+type DeleteShadowParams struct {
+	// Name Name of the shadow; the classic one if not given.
+	Name *ShadowParam `form:"name,omitempty" json:"name,omitempty"`
+}
+
+// GetShadowParams defines parameters for GetShadow.
+type GetShadowParams struct {
+	// Name Name of the shadow; the classic one if not given.
+	Name *ShadowParam `form:"name,omitempty" json:"name,omitempty"`
+}
+
+// UpdateShadowParams defines parameters for UpdateShadow.
+type UpdateShadowParams struct {
+	// Name Name of the shadow; the classic one if not given.
+	Name *ShadowParam `form:"name,omitempty" json:"name,omitempty"`
+}
+
+// ListShadowsParams defines parameters for ListShadows.
+type ListShadowsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // CreateAuthorityJSONRequestBody defines body for CreateAuthority for application/json ContentType.
@@ -772,14 +1883,53 @@ type InstallAuthorityJSONRequestBody = InstallRequest
 // PutRootListJSONRequestBody defines body for PutRootList for application/json ContentType.
 type PutRootListJSONRequestBody = RootListRequest
 
+// CreateBillingGroupJSONRequestBody defines body for CreateBillingGroup for application/json ContentType.
+type CreateBillingGroupJSONRequestBody = BillingGroupRequest
+
+// UpdateBillingGroupJSONRequestBody defines body for UpdateBillingGroup for application/json ContentType.
+type UpdateBillingGroupJSONRequestBody = BillingGroupChange
+
+// RegisterInBulkJSONRequestBody defines body for RegisterInBulk for application/json ContentType.
+type RegisterInBulkJSONRequestBody = BulkRequest
+
 // RevokeCertificateJSONRequestBody defines body for RevokeCertificate for application/json ContentType.
 type RevokeCertificateJSONRequestBody = RevokeRequest
+
+// CreateClaimJSONRequestBody defines body for CreateClaim for application/json ContentType.
+type CreateClaimJSONRequestBody = ClaimRequest
+
+// PutClaimBudgetJSONRequestBody defines body for PutClaimBudget for application/json ContentType.
+type PutClaimBudgetJSONRequestBody = BudgetRequest
 
 // RevokeDeviceJSONRequestBody defines body for RevokeDevice for application/json ContentType.
 type RevokeDeviceJSONRequestBody = DeviceRevokeRequest
 
+// RegisterFleetCertificateJSONRequestBody defines body for RegisterFleetCertificate for application/json ContentType.
+type RegisterFleetCertificateJSONRequestBody = FleetCertificateRequest
+
+// SetFleetCertificateStatusJSONRequestBody defines body for SetFleetCertificateStatus for application/json ContentType.
+type SetFleetCertificateStatusJSONRequestBody = FleetCertificateStatus
+
+// PutFleetTemplateJSONRequestBody defines body for PutFleetTemplate for application/json ContentType.
+type PutFleetTemplateJSONRequestBody = FleetTemplateRequest
+
+// CreateProvisioningClaimJSONRequestBody defines body for CreateProvisioningClaim for application/json ContentType.
+type CreateProvisioningClaimJSONRequestBody = ProvisioningClaimRequest
+
 // PutHookJSONRequestBody defines body for PutHook for application/json ContentType.
 type PutHookJSONRequestBody = HookRequest
+
+// CreateJobJSONRequestBody defines body for CreateJob for application/json ContentType.
+type CreateJobJSONRequestBody = JobRequest
+
+// CancelJobJSONRequestBody defines body for CancelJob for application/json ContentType.
+type CancelJobJSONRequestBody = JobCancelRequest
+
+// CancelJobExecutionJSONRequestBody defines body for CancelJobExecution for application/json ContentType.
+type CancelJobExecutionJSONRequestBody = JobExecutionCancelRequest
+
+// AddJobTargetsJSONRequestBody defines body for AddJobTargets for application/json ContentType.
+type AddJobTargetsJSONRequestBody = JobTargetsRequest
 
 // CreateOrderJSONRequestBody defines body for CreateOrder for application/json ContentType.
 type CreateOrderJSONRequestBody = OrderRequest
@@ -787,8 +1937,26 @@ type CreateOrderJSONRequestBody = OrderRequest
 // ApproveOrderJSONRequestBody defines body for ApproveOrder for application/json ContentType.
 type ApproveOrderJSONRequestBody = Envelope
 
+// CreatePolicyJSONRequestBody defines body for CreatePolicy for application/json ContentType.
+type CreatePolicyJSONRequestBody = DevicePolicyRequest
+
+// CreatePolicyVersionJSONRequestBody defines body for CreatePolicyVersion for application/json ContentType.
+type CreatePolicyVersionJSONRequestBody = DevicePolicyVersionRequest
+
+// CheckPolicyJSONRequestBody defines body for CheckPolicy for application/json ContentType.
+type CheckPolicyJSONRequestBody = PolicyQuestion
+
 // CreatePrincipalJSONRequestBody defines body for CreatePrincipal for application/json ContentType.
 type CreatePrincipalJSONRequestBody = PrincipalRequest
+
+// RegisterCAJSONRequestBody defines body for RegisterCA for application/json ContentType.
+type RegisterCAJSONRequestBody = RegisteredCARequest
+
+// UpdateRegisteredCAJSONRequestBody defines body for UpdateRegisteredCA for application/json ContentType.
+type UpdateRegisteredCAJSONRequestBody = RegisteredCAChange
+
+// PutCABudgetJSONRequestBody defines body for PutCABudget for application/json ContentType.
+type PutCABudgetJSONRequestBody = BudgetRequest
 
 // PutRegistrationJSONRequestBody defines body for PutRegistration for application/json ContentType.
 type PutRegistrationJSONRequestBody = RegistrationRequest
@@ -804,6 +1972,30 @@ type RevokeStationJSONRequestBody = StationRevokeRequest
 
 // PutTemplateJSONRequestBody defines body for PutTemplate for application/json ContentType.
 type PutTemplateJSONRequestBody = TemplateRequest
+
+// CreateThingGroupJSONRequestBody defines body for CreateThingGroup for application/json ContentType.
+type CreateThingGroupJSONRequestBody = ThingGroupRequest
+
+// UpdateThingGroupJSONRequestBody defines body for UpdateThingGroup for application/json ContentType.
+type UpdateThingGroupJSONRequestBody = ThingGroupChange
+
+// CreateThingTypeJSONRequestBody defines body for CreateThingType for application/json ContentType.
+type CreateThingTypeJSONRequestBody = ThingTypeRequest
+
+// DeprecateThingTypeJSONRequestBody defines body for DeprecateThingType for application/json ContentType.
+type DeprecateThingTypeJSONRequestBody = DeprecateRequest
+
+// CreateThingJSONRequestBody defines body for CreateThing for application/json ContentType.
+type CreateThingJSONRequestBody = ThingRequest
+
+// UpdateThingJSONRequestBody defines body for UpdateThing for application/json ContentType.
+type UpdateThingJSONRequestBody = ThingChange
+
+// AttachThingPrincipalJSONRequestBody defines body for AttachThingPrincipal for application/json ContentType.
+type AttachThingPrincipalJSONRequestBody = AttachRequest
+
+// UpdateShadowJSONRequestBody defines body for UpdateShadow for application/json ContentType.
+type UpdateShadowJSONRequestBody = ShadowRequest
 
 // Getter for additional properties for Problem. Returns the specified
 // element and whether it was found
@@ -1036,6 +2228,11 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// ListAttachedPolicies The policies that count for a certificate or a thing, or that a group has
+	//
+	// Corresponds with GET /api/v1/attached-policies (the `ListAttachedPolicies` operationId).
+	ListAttachedPolicies(ctx context.Context, params *ListAttachedPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListAuthorities Certification authorities
 	//
 	// Corresponds with GET /api/v1/authorities (the `ListAuthorities` operationId).
@@ -1088,6 +2285,78 @@ type ClientInterface interface {
 	// Corresponds with PUT /api/v1/authorities/{authority}/list (the `PutRootList` operationId).
 	PutRootList(ctx context.Context, authority AuthorityParam, body PutRootListJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListBillingGroups Billing groups by name
+	//
+	// Corresponds with GET /api/v1/billing-groups (the `ListBillingGroups` operationId).
+	ListBillingGroups(ctx context.Context, params *ListBillingGroupsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateBillingGroupWithBody Make a group; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+	CreateBillingGroupWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateBillingGroup Make a group; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+	CreateBillingGroup(ctx context.Context, body CreateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteBillingGroup Remove a group; its things leave it
+	//
+	// Corresponds with DELETE /api/v1/billing-groups/{group} (the `DeleteBillingGroup` operationId).
+	DeleteBillingGroup(ctx context.Context, group ThingGroupParam, params *DeleteBillingGroupParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBillingGroup One group
+	//
+	// Corresponds with GET /api/v1/billing-groups/{group} (the `GetBillingGroup` operationId).
+	GetBillingGroup(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateBillingGroupWithBody Change a group
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+	UpdateBillingGroupWithBody(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateBillingGroup Change a group
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+	UpdateBillingGroup(ctx context.Context, group ThingGroupParam, body UpdateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListBillingGroupThings Names of the things in a group
+	//
+	// Corresponds with GET /api/v1/billing-groups/{group}/things (the `ListBillingGroupThings` operationId).
+	ListBillingGroupThings(ctx context.Context, group ThingGroupParam, params *ListBillingGroupThingsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveThingFromBillingGroup Take a thing out of a group
+	//
+	// Corresponds with DELETE /api/v1/billing-groups/{group}/things/{thing} (the `RemoveThingFromBillingGroup` operationId).
+	RemoveThingFromBillingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddThingToBillingGroup Put a thing into a group
+	//
+	// Corresponds with PUT /api/v1/billing-groups/{group}/things/{thing} (the `AddThingToBillingGroup` operationId).
+	AddThingToBillingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterInBulkWithBody Register devices, a line of parameters each
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+	RegisterInBulkWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterInBulk Register devices, a line of parameters each
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+	RegisterInBulk(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// SearchCertificates Search certificates; a page may be short, what counts is next
 	//
 	// Corresponds with GET /api/v1/certificates (the `SearchCertificates` operationId).
@@ -1117,6 +2386,44 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/certificates/{serial}/revoke (the `RevokeCertificate` operationId).
 	RevokeCertificate(ctx context.Context, serial SerialParam, body RevokeCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListClaims Claim certificates and their budgets
+	//
+	// Corresponds with GET /api/v1/claims (the `ListClaims` operationId).
+	ListClaims(ctx context.Context, params *ListClaimsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateClaimWithBody Make a claim certificate with its budget
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+	CreateClaimWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateClaim Make a claim certificate with its budget
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+	CreateClaim(ctx context.Context, body CreateClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetClaim One claim certificate and what is left of its budget
+	//
+	// Corresponds with GET /api/v1/claims/{certificate} (the `GetClaim` operationId).
+	GetClaim(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutClaimBudgetWithBody Change what a claim certificate may make; what was used stays counted
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+	PutClaimBudgetWithBody(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutClaimBudget Change what a claim certificate may make; what was used stays counted
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+	PutClaimBudget(ctx context.Context, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetDevice A device or unit with all its certificates and its thing
 	//
 	// Corresponds with GET /api/v1/devices/{device} (the `GetDevice` operationId).
@@ -1136,6 +2443,81 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/devices/{device}/revoke (the `RevokeDevice` operationId).
 	RevokeDevice(ctx context.Context, device DeviceParam, body RevokeDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListFleetCertificates Device certificates that the runtime knows
+	//
+	// Corresponds with GET /api/v1/fleet-certificates (the `ListFleetCertificates` operationId).
+	ListFleetCertificates(ctx context.Context, params *ListFleetCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterFleetCertificateWithBody Register a device certificate that was brought along, with or without its CA
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+	RegisterFleetCertificateWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterFleetCertificate Register a device certificate that was brought along, with or without its CA
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+	RegisterFleetCertificate(ctx context.Context, body RegisterFleetCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetFleetCertificate One device certificate with its things and policies
+	//
+	// Corresponds with GET /api/v1/fleet-certificates/{certificate} (the `GetFleetCertificate` operationId).
+	GetFleetCertificate(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetFleetCertificateStatusWithBody Change the status of a device certificate
+	//
+	// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+	SetFleetCertificateStatusWithBody(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetFleetCertificateStatus Change the status of a device certificate
+	//
+	// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+	SetFleetCertificateStatus(ctx context.Context, certificate FleetCertificateParam, body SetFleetCertificateStatusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListFleetTemplates Templates that devices may provision themselves with
+	//
+	// Corresponds with GET /api/v1/fleet-templates (the `ListFleetTemplates` operationId).
+	ListFleetTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutFleetTemplateWithBody Let devices provision themselves with a template of the kind fleet, or stop it
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+	PutFleetTemplateWithBody(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutFleetTemplate Let devices provision themselves with a template of the kind fleet, or stop it
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+	PutFleetTemplate(ctx context.Context, template TemplateParam, body PutFleetTemplateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateProvisioningClaimWithBody Make a claim for a trusted user, good for one device and five minutes
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+	CreateProvisioningClaimWithBody(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateProvisioningClaim Make a claim for a trusted user, good for one device and five minutes
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+	CreateProvisioningClaim(ctx context.Context, template TemplateParam, body CreateProvisioningClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListHooks Webhooks, without their secrets
 	//
 	// Corresponds with GET /api/v1/hooks (the `ListHooks` operationId).
@@ -1154,6 +2536,82 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /api/v1/hooks/{hook} (the `PutHook` operationId).
 	PutHook(ctx context.Context, hook HookParam, body PutHookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListJobs Jobs by name, without their documents
+	//
+	// Corresponds with GET /api/v1/jobs (the `ListJobs` operationId).
+	ListJobs(ctx context.Context, params *ListJobsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateJobWithBody Tell things or groups of things to do something
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+	CreateJobWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateJob Tell things or groups of things to do something
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+	CreateJob(ctx context.Context, body CreateJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteJob Remove a job with all its executions
+	//
+	// Corresponds with DELETE /api/v1/jobs/{job} (the `DeleteJob` operationId).
+	DeleteJob(ctx context.Context, job JobParam, params *DeleteJobParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetJob One job with its document and how far it came
+	//
+	// Corresponds with GET /api/v1/jobs/{job} (the `GetJob` operationId).
+	GetJob(ctx context.Context, job JobParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelJobWithBody End a job; what is in progress goes on unless forced
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+	CancelJobWithBody(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelJob End a job; what is in progress goes on unless forced
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+	CancelJob(ctx context.Context, job JobParam, body CancelJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListJobExecutions A job's latest attempt on each thing
+	//
+	// Corresponds with GET /api/v1/jobs/{job}/executions (the `ListJobExecutions` operationId).
+	ListJobExecutions(ctx context.Context, job JobParam, params *ListJobExecutionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelJobExecutionWithBody Cancel a job for one thing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+	CancelJobExecutionWithBody(ctx context.Context, job JobParam, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelJobExecution Cancel a job for one thing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+	CancelJobExecution(ctx context.Context, job JobParam, thing ThingParam, body CancelJobExecutionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddJobTargetsWithBody Give a continuous job more targets
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+	AddJobTargetsWithBody(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddJobTargets Give a continuous job more targets
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+	AddJobTargets(ctx context.Context, job JobParam, body AddJobTargetsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListLists State of the certificate revocation lists
 	//
@@ -1223,6 +2681,103 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 	ListUnits(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListPolicies Device policies, without their documents
+	//
+	// Corresponds with GET /api/v1/policies (the `ListPolicies` operationId).
+	ListPolicies(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePolicyWithBody Make a device policy with its first version
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+	CreatePolicyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePolicy Make a device policy with its first version
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+	CreatePolicy(ctx context.Context, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeletePolicy Delete a policy that has one version and is attached to nothing
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy} (the `DeletePolicy` operationId).
+	DeletePolicy(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetPolicy One device policy with its versions
+	//
+	// Corresponds with GET /api/v1/policies/{policy} (the `GetPolicy` operationId).
+	GetPolicy(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DetachPolicyFromCertificate Take a policy from a device certificate
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy}/certificates/{certificate} (the `DetachPolicyFromCertificate` operationId).
+	DetachPolicyFromCertificate(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachPolicyToCertificate Attach a policy to a device certificate
+	//
+	// Corresponds with PUT /api/v1/policies/{policy}/certificates/{certificate} (the `AttachPolicyToCertificate` operationId).
+	AttachPolicyToCertificate(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DetachPolicyFromGroup Take a policy from a thing group
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy}/groups/{group} (the `DetachPolicyFromGroup` operationId).
+	DetachPolicyFromGroup(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachPolicyToGroup Attach a policy to a static thing group, for all its things
+	//
+	// Corresponds with PUT /api/v1/policies/{policy}/groups/{group} (the `AttachPolicyToGroup` operationId).
+	AttachPolicyToGroup(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListPolicyTargets What a policy is attached to
+	//
+	// Corresponds with GET /api/v1/policies/{policy}/targets (the `ListPolicyTargets` operationId).
+	ListPolicyTargets(ctx context.Context, policy PolicyParam, params *ListPolicyTargetsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePolicyVersionWithBody Add a version to a policy, of at most five
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+	CreatePolicyVersionWithBody(ctx context.Context, policy PolicyParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePolicyVersion Add a version to a policy, of at most five
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+	CreatePolicyVersion(ctx context.Context, policy PolicyParam, body CreatePolicyVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeletePolicyVersion Delete a version that is not the default
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy}/versions/{version} (the `DeletePolicyVersion` operationId).
+	DeletePolicyVersion(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetPolicyVersion One version of a policy with its document
+	//
+	// Corresponds with GET /api/v1/policies/{policy}/versions/{version} (the `GetPolicyVersion` operationId).
+	GetPolicyVersion(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetDefaultPolicyVersion Choose the version that counts; it counts at once
+	//
+	// Corresponds with POST /api/v1/policies/{policy}/versions/{version}/default (the `SetDefaultPolicyVersion` operationId).
+	SetDefaultPolicyVersion(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CheckPolicyWithBody Say whether a device may do something, and which statement decides
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+	CheckPolicyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CheckPolicy Say whether a device may do something, and which statement decides
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+	CheckPolicy(ctx context.Context, body CheckPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListPrincipals Named people and scripts
 	//
 	// Corresponds with GET /api/v1/principals (the `ListPrincipals` operationId).
@@ -1246,6 +2801,68 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/principals/{name}/disable (the `DisablePrincipal` operationId).
 	DisablePrincipal(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRegisteredCAs CAs whose device certificates are let in
+	//
+	// Corresponds with GET /api/v1/registered-cas (the `ListRegisteredCAs` operationId).
+	ListRegisteredCAs(ctx context.Context, params *ListRegisteredCAsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterCAWithBody Register a CA, one's own or one that was brought along
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+	RegisterCAWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterCA Register a CA, one's own or one that was brought along
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+	RegisterCA(ctx context.Context, body RegisterCAJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteRegisteredCA Forget an INACTIVE CA that has no certificates
+	//
+	// Corresponds with DELETE /api/v1/registered-cas/{ca} (the `DeleteRegisteredCA` operationId).
+	DeleteRegisteredCA(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRegisteredCA One registered CA
+	//
+	// Corresponds with GET /api/v1/registered-cas/{ca} (the `GetRegisteredCA` operationId).
+	GetRegisteredCA(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateRegisteredCAWithBody Change a registered CA; what is not named stays
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+	UpdateRegisteredCAWithBody(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateRegisteredCA Change a registered CA; what is not named stays
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+	UpdateRegisteredCA(ctx context.Context, ca RegisteredCAParam, body UpdateRegisteredCAJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutCABudgetWithBody Say how many devices a CA may register at the door
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+	PutCABudgetWithBody(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutCABudget Say how many devices a CA may register at the door
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+	PutCABudget(ctx context.Context, ca RegisteredCAParam, body PutCABudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRegistrationCode The word that proofs of possession sign
+	//
+	// Corresponds with GET /api/v1/registration-code (the `GetRegistrationCode` operationId).
+	GetRegistrationCode(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRegistrations How the certificates of each authority are registered at first boot
 	//
@@ -1342,15 +2959,222 @@ type ClientInterface interface {
 	// Corresponds with PUT /api/v1/templates/{template} (the `PutTemplate` operationId).
 	PutTemplate(ctx context.Context, template TemplateParam, body PutTemplateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListThings Devices after first boot, all or by an attribute
+	// ListThingGroups Static and dynamic groups by name
+	//
+	// Corresponds with GET /api/v1/thing-groups (the `ListThingGroups` operationId).
+	ListThingGroups(ctx context.Context, params *ListThingGroupsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateThingGroupWithBody Make a group; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+	CreateThingGroupWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateThingGroup Make a group; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+	CreateThingGroup(ctx context.Context, body CreateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteThingGroup Remove a group; its things leave it
+	//
+	// Corresponds with DELETE /api/v1/thing-groups/{group} (the `DeleteThingGroup` operationId).
+	DeleteThingGroup(ctx context.Context, group ThingGroupParam, params *DeleteThingGroupParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetThingGroup One group
+	//
+	// Corresponds with GET /api/v1/thing-groups/{group} (the `GetThingGroup` operationId).
+	GetThingGroup(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateThingGroupWithBody Change a group
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+	UpdateThingGroupWithBody(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateThingGroup Change a group
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+	UpdateThingGroup(ctx context.Context, group ThingGroupParam, body UpdateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListThingGroupThings Names of the things in a group
+	//
+	// Corresponds with GET /api/v1/thing-groups/{group}/things (the `ListThingGroupThings` operationId).
+	ListThingGroupThings(ctx context.Context, group ThingGroupParam, params *ListThingGroupThingsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveThingFromThingGroup Take a thing out of a group
+	//
+	// Corresponds with DELETE /api/v1/thing-groups/{group}/things/{thing} (the `RemoveThingFromThingGroup` operationId).
+	RemoveThingFromThingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddThingToThingGroup Put a thing into a group
+	//
+	// Corresponds with PUT /api/v1/thing-groups/{group}/things/{thing} (the `AddThingToThingGroup` operationId).
+	AddThingToThingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListThingTypes Thing types by name
+	//
+	// Corresponds with GET /api/v1/thing-types (the `ListThingTypes` operationId).
+	ListThingTypes(ctx context.Context, params *ListThingTypesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateThingTypeWithBody Make a thing type; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+	CreateThingTypeWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateThingType Make a thing type; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+	CreateThingType(ctx context.Context, body CreateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteThingType Remove a deprecated type that no thing has
+	//
+	// Corresponds with DELETE /api/v1/thing-types/{type} (the `DeleteThingType` operationId).
+	DeleteThingType(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetThingType One thing type
+	//
+	// Corresponds with GET /api/v1/thing-types/{type} (the `GetThingType` operationId).
+	GetThingType(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeprecateThingTypeWithBody Keep new things from a type, or let them to it again
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+	DeprecateThingTypeWithBody(ctx context.Context, pType ThingTypeParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeprecateThingType Keep new things from a type, or let them to it again
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+	DeprecateThingType(ctx context.Context, pType ThingTypeParam, body DeprecateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListThings Devices after first boot, all, by an attribute, by a query, or those that are silent
 	//
 	// Corresponds with GET /api/v1/things (the `ListThings` operationId).
 	ListThings(ctx context.Context, params *ListThingsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateThingWithBody Make a thing by hand; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+	CreateThingWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateThing Make a thing by hand; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+	CreateThing(ctx context.Context, body CreateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteThing Remove a thing that has no certificate, with its shadows; what it still had to do ends
+	//
+	// Corresponds with DELETE /api/v1/things/{thing} (the `DeleteThing` operationId).
+	DeleteThing(ctx context.Context, thing ThingParam, params *DeleteThingParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetThing One thing
 	//
 	// Corresponds with GET /api/v1/things/{thing} (the `GetThing` operationId).
 	GetThing(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateThingWithBody Change the attributes or the type of a thing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+	UpdateThingWithBody(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateThing Change the attributes or the type of a thing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+	UpdateThing(ctx context.Context, thing ThingParam, body UpdateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListThingJobs All attempts of a thing at jobs
+	//
+	// Corresponds with GET /api/v1/things/{thing}/jobs (the `ListThingJobs` operationId).
+	ListThingJobs(ctx context.Context, thing ThingParam, params *ListThingJobsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListThingPrincipals The certificates that act for a thing, in the order of attaching
+	//
+	// Corresponds with GET /api/v1/things/{thing}/principals (the `ListThingPrincipals` operationId).
+	ListThingPrincipals(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DetachThingPrincipal End that a certificate acts for a thing
+	//
+	// Corresponds with DELETE /api/v1/things/{thing}/principals/{certificate} (the `DetachThingPrincipal` operationId).
+	DetachThingPrincipal(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachThingPrincipalWithBody Let a certificate act for a thing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+	AttachThingPrincipalWithBody(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachThingPrincipal Let a certificate act for a thing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+	AttachThingPrincipal(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteShadow Remove a shadow; its version goes on counting
+	//
+	// Corresponds with DELETE /api/v1/things/{thing}/shadow (the `DeleteShadow` operationId).
+	DeleteShadow(ctx context.Context, thing ThingParam, params *DeleteShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetShadow What a thing should be, what it said it is, and the difference
+	//
+	// Corresponds with GET /api/v1/things/{thing}/shadow (the `GetShadow` operationId).
+	GetShadow(ctx context.Context, thing ThingParam, params *GetShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateShadowWithBody Change what a thing should be; the device is told
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+	UpdateShadowWithBody(ctx context.Context, thing ThingParam, params *UpdateShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateShadow Change what a thing should be; the device is told
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+	UpdateShadow(ctx context.Context, thing ThingParam, params *UpdateShadowParams, body UpdateShadowJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListShadows Which shadows a thing has
+	//
+	// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
+	ListShadows(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// ListAttachedPolicies The policies that count for a certificate or a thing, or that a group has
+//
+// Corresponds with GET /api/v1/attached-policies (the `ListAttachedPolicies` operationId).
+func (c *Client) ListAttachedPolicies(ctx context.Context, params *ListAttachedPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAttachedPoliciesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // ListAuthorities Certification authorities
@@ -1485,6 +3309,198 @@ func (c *Client) PutRootList(ctx context.Context, authority AuthorityParam, body
 	return c.Client.Do(req)
 }
 
+// ListBillingGroups Billing groups by name
+//
+// Corresponds with GET /api/v1/billing-groups (the `ListBillingGroups` operationId).
+func (c *Client) ListBillingGroups(ctx context.Context, params *ListBillingGroupsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListBillingGroupsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateBillingGroupWithBody Make a group; the same again changes nothing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+func (c *Client) CreateBillingGroupWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateBillingGroupRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateBillingGroup Make a group; the same again changes nothing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+func (c *Client) CreateBillingGroup(ctx context.Context, body CreateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateBillingGroupRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteBillingGroup Remove a group; its things leave it
+//
+// Corresponds with DELETE /api/v1/billing-groups/{group} (the `DeleteBillingGroup` operationId).
+func (c *Client) DeleteBillingGroup(ctx context.Context, group ThingGroupParam, params *DeleteBillingGroupParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteBillingGroupRequest(c.Server, group, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBillingGroup One group
+//
+// Corresponds with GET /api/v1/billing-groups/{group} (the `GetBillingGroup` operationId).
+func (c *Client) GetBillingGroup(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBillingGroupRequest(c.Server, group)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateBillingGroupWithBody Change a group
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+func (c *Client) UpdateBillingGroupWithBody(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateBillingGroupRequestWithBody(c.Server, group, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateBillingGroup Change a group
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+func (c *Client) UpdateBillingGroup(ctx context.Context, group ThingGroupParam, body UpdateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateBillingGroupRequest(c.Server, group, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListBillingGroupThings Names of the things in a group
+//
+// Corresponds with GET /api/v1/billing-groups/{group}/things (the `ListBillingGroupThings` operationId).
+func (c *Client) ListBillingGroupThings(ctx context.Context, group ThingGroupParam, params *ListBillingGroupThingsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListBillingGroupThingsRequest(c.Server, group, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveThingFromBillingGroup Take a thing out of a group
+//
+// Corresponds with DELETE /api/v1/billing-groups/{group}/things/{thing} (the `RemoveThingFromBillingGroup` operationId).
+func (c *Client) RemoveThingFromBillingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveThingFromBillingGroupRequest(c.Server, group, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddThingToBillingGroup Put a thing into a group
+//
+// Corresponds with PUT /api/v1/billing-groups/{group}/things/{thing} (the `AddThingToBillingGroup` operationId).
+func (c *Client) AddThingToBillingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddThingToBillingGroupRequest(c.Server, group, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterInBulkWithBody Register devices, a line of parameters each
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+func (c *Client) RegisterInBulkWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterInBulkRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterInBulk Register devices, a line of parameters each
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+func (c *Client) RegisterInBulk(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterInBulkRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // SearchCertificates Search certificates; a page may be short, what counts is next
 //
 // Corresponds with GET /api/v1/certificates (the `SearchCertificates` operationId).
@@ -1564,6 +3580,104 @@ func (c *Client) RevokeCertificate(ctx context.Context, serial SerialParam, body
 	return c.Client.Do(req)
 }
 
+// ListClaims Claim certificates and their budgets
+//
+// Corresponds with GET /api/v1/claims (the `ListClaims` operationId).
+func (c *Client) ListClaims(ctx context.Context, params *ListClaimsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListClaimsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateClaimWithBody Make a claim certificate with its budget
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+func (c *Client) CreateClaimWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateClaimRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateClaim Make a claim certificate with its budget
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+func (c *Client) CreateClaim(ctx context.Context, body CreateClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateClaimRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetClaim One claim certificate and what is left of its budget
+//
+// Corresponds with GET /api/v1/claims/{certificate} (the `GetClaim` operationId).
+func (c *Client) GetClaim(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetClaimRequest(c.Server, certificate)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutClaimBudgetWithBody Change what a claim certificate may make; what was used stays counted
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+func (c *Client) PutClaimBudgetWithBody(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutClaimBudgetRequestWithBody(c.Server, certificate, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutClaimBudget Change what a claim certificate may make; what was used stays counted
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+func (c *Client) PutClaimBudget(ctx context.Context, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutClaimBudgetRequest(c.Server, certificate, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetDevice A device or unit with all its certificates and its thing
 //
 // Corresponds with GET /api/v1/devices/{device} (the `GetDevice` operationId).
@@ -1613,6 +3727,191 @@ func (c *Client) RevokeDevice(ctx context.Context, device DeviceParam, body Revo
 	return c.Client.Do(req)
 }
 
+// ListFleetCertificates Device certificates that the runtime knows
+//
+// Corresponds with GET /api/v1/fleet-certificates (the `ListFleetCertificates` operationId).
+func (c *Client) ListFleetCertificates(ctx context.Context, params *ListFleetCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFleetCertificatesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterFleetCertificateWithBody Register a device certificate that was brought along, with or without its CA
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+func (c *Client) RegisterFleetCertificateWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterFleetCertificateRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterFleetCertificate Register a device certificate that was brought along, with or without its CA
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+func (c *Client) RegisterFleetCertificate(ctx context.Context, body RegisterFleetCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterFleetCertificateRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetFleetCertificate One device certificate with its things and policies
+//
+// Corresponds with GET /api/v1/fleet-certificates/{certificate} (the `GetFleetCertificate` operationId).
+func (c *Client) GetFleetCertificate(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetFleetCertificateRequest(c.Server, certificate)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetFleetCertificateStatusWithBody Change the status of a device certificate
+//
+// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+func (c *Client) SetFleetCertificateStatusWithBody(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetFleetCertificateStatusRequestWithBody(c.Server, certificate, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetFleetCertificateStatus Change the status of a device certificate
+//
+// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+func (c *Client) SetFleetCertificateStatus(ctx context.Context, certificate FleetCertificateParam, body SetFleetCertificateStatusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetFleetCertificateStatusRequest(c.Server, certificate, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListFleetTemplates Templates that devices may provision themselves with
+//
+// Corresponds with GET /api/v1/fleet-templates (the `ListFleetTemplates` operationId).
+func (c *Client) ListFleetTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFleetTemplatesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutFleetTemplateWithBody Let devices provision themselves with a template of the kind fleet, or stop it
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+func (c *Client) PutFleetTemplateWithBody(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutFleetTemplateRequestWithBody(c.Server, template, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutFleetTemplate Let devices provision themselves with a template of the kind fleet, or stop it
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+func (c *Client) PutFleetTemplate(ctx context.Context, template TemplateParam, body PutFleetTemplateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutFleetTemplateRequest(c.Server, template, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateProvisioningClaimWithBody Make a claim for a trusted user, good for one device and five minutes
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+func (c *Client) CreateProvisioningClaimWithBody(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateProvisioningClaimRequestWithBody(c.Server, template, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateProvisioningClaim Make a claim for a trusted user, good for one device and five minutes
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+func (c *Client) CreateProvisioningClaim(ctx context.Context, template TemplateParam, body CreateProvisioningClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateProvisioningClaimRequest(c.Server, template, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListHooks Webhooks, without their secrets
 //
 // Corresponds with GET /api/v1/hooks (the `ListHooks` operationId).
@@ -1652,6 +3951,202 @@ func (c *Client) PutHookWithBody(ctx context.Context, hook HookParam, contentTyp
 // Corresponds with PUT /api/v1/hooks/{hook} (the `PutHook` operationId).
 func (c *Client) PutHook(ctx context.Context, hook HookParam, body PutHookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutHookRequest(c.Server, hook, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListJobs Jobs by name, without their documents
+//
+// Corresponds with GET /api/v1/jobs (the `ListJobs` operationId).
+func (c *Client) ListJobs(ctx context.Context, params *ListJobsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListJobsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateJobWithBody Tell things or groups of things to do something
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+func (c *Client) CreateJobWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateJobRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateJob Tell things or groups of things to do something
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+func (c *Client) CreateJob(ctx context.Context, body CreateJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateJobRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteJob Remove a job with all its executions
+//
+// Corresponds with DELETE /api/v1/jobs/{job} (the `DeleteJob` operationId).
+func (c *Client) DeleteJob(ctx context.Context, job JobParam, params *DeleteJobParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteJobRequest(c.Server, job, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetJob One job with its document and how far it came
+//
+// Corresponds with GET /api/v1/jobs/{job} (the `GetJob` operationId).
+func (c *Client) GetJob(ctx context.Context, job JobParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetJobRequest(c.Server, job)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelJobWithBody End a job; what is in progress goes on unless forced
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+func (c *Client) CancelJobWithBody(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelJobRequestWithBody(c.Server, job, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelJob End a job; what is in progress goes on unless forced
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+func (c *Client) CancelJob(ctx context.Context, job JobParam, body CancelJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelJobRequest(c.Server, job, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListJobExecutions A job's latest attempt on each thing
+//
+// Corresponds with GET /api/v1/jobs/{job}/executions (the `ListJobExecutions` operationId).
+func (c *Client) ListJobExecutions(ctx context.Context, job JobParam, params *ListJobExecutionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListJobExecutionsRequest(c.Server, job, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelJobExecutionWithBody Cancel a job for one thing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+func (c *Client) CancelJobExecutionWithBody(ctx context.Context, job JobParam, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelJobExecutionRequestWithBody(c.Server, job, thing, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelJobExecution Cancel a job for one thing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+func (c *Client) CancelJobExecution(ctx context.Context, job JobParam, thing ThingParam, body CancelJobExecutionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelJobExecutionRequest(c.Server, job, thing, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddJobTargetsWithBody Give a continuous job more targets
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+func (c *Client) AddJobTargetsWithBody(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddJobTargetsRequestWithBody(c.Server, job, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddJobTargets Give a continuous job more targets
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+func (c *Client) AddJobTargets(ctx context.Context, job JobParam, body AddJobTargetsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddJobTargetsRequest(c.Server, job, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1850,6 +4345,273 @@ func (c *Client) ListUnits(ctx context.Context, order OrderParam, params *ListUn
 	return c.Client.Do(req)
 }
 
+// ListPolicies Device policies, without their documents
+//
+// Corresponds with GET /api/v1/policies (the `ListPolicies` operationId).
+func (c *Client) ListPolicies(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPoliciesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePolicyWithBody Make a device policy with its first version
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+func (c *Client) CreatePolicyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePolicyRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePolicy Make a device policy with its first version
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+func (c *Client) CreatePolicy(ctx context.Context, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePolicyRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeletePolicy Delete a policy that has one version and is attached to nothing
+//
+// Corresponds with DELETE /api/v1/policies/{policy} (the `DeletePolicy` operationId).
+func (c *Client) DeletePolicy(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeletePolicyRequest(c.Server, policy)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetPolicy One device policy with its versions
+//
+// Corresponds with GET /api/v1/policies/{policy} (the `GetPolicy` operationId).
+func (c *Client) GetPolicy(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetPolicyRequest(c.Server, policy)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DetachPolicyFromCertificate Take a policy from a device certificate
+//
+// Corresponds with DELETE /api/v1/policies/{policy}/certificates/{certificate} (the `DetachPolicyFromCertificate` operationId).
+func (c *Client) DetachPolicyFromCertificate(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDetachPolicyFromCertificateRequest(c.Server, policy, certificate)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachPolicyToCertificate Attach a policy to a device certificate
+//
+// Corresponds with PUT /api/v1/policies/{policy}/certificates/{certificate} (the `AttachPolicyToCertificate` operationId).
+func (c *Client) AttachPolicyToCertificate(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachPolicyToCertificateRequest(c.Server, policy, certificate)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DetachPolicyFromGroup Take a policy from a thing group
+//
+// Corresponds with DELETE /api/v1/policies/{policy}/groups/{group} (the `DetachPolicyFromGroup` operationId).
+func (c *Client) DetachPolicyFromGroup(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDetachPolicyFromGroupRequest(c.Server, policy, group)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachPolicyToGroup Attach a policy to a static thing group, for all its things
+//
+// Corresponds with PUT /api/v1/policies/{policy}/groups/{group} (the `AttachPolicyToGroup` operationId).
+func (c *Client) AttachPolicyToGroup(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachPolicyToGroupRequest(c.Server, policy, group)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPolicyTargets What a policy is attached to
+//
+// Corresponds with GET /api/v1/policies/{policy}/targets (the `ListPolicyTargets` operationId).
+func (c *Client) ListPolicyTargets(ctx context.Context, policy PolicyParam, params *ListPolicyTargetsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPolicyTargetsRequest(c.Server, policy, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePolicyVersionWithBody Add a version to a policy, of at most five
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+func (c *Client) CreatePolicyVersionWithBody(ctx context.Context, policy PolicyParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePolicyVersionRequestWithBody(c.Server, policy, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePolicyVersion Add a version to a policy, of at most five
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+func (c *Client) CreatePolicyVersion(ctx context.Context, policy PolicyParam, body CreatePolicyVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePolicyVersionRequest(c.Server, policy, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeletePolicyVersion Delete a version that is not the default
+//
+// Corresponds with DELETE /api/v1/policies/{policy}/versions/{version} (the `DeletePolicyVersion` operationId).
+func (c *Client) DeletePolicyVersion(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeletePolicyVersionRequest(c.Server, policy, version)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetPolicyVersion One version of a policy with its document
+//
+// Corresponds with GET /api/v1/policies/{policy}/versions/{version} (the `GetPolicyVersion` operationId).
+func (c *Client) GetPolicyVersion(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetPolicyVersionRequest(c.Server, policy, version)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetDefaultPolicyVersion Choose the version that counts; it counts at once
+//
+// Corresponds with POST /api/v1/policies/{policy}/versions/{version}/default (the `SetDefaultPolicyVersion` operationId).
+func (c *Client) SetDefaultPolicyVersion(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetDefaultPolicyVersionRequest(c.Server, policy, version)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CheckPolicyWithBody Say whether a device may do something, and which statement decides
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+func (c *Client) CheckPolicyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCheckPolicyRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CheckPolicy Say whether a device may do something, and which statement decides
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+func (c *Client) CheckPolicy(ctx context.Context, body CheckPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCheckPolicyRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListPrincipals Named people and scripts
 //
 // Corresponds with GET /api/v1/principals (the `ListPrincipals` operationId).
@@ -1904,6 +4666,168 @@ func (c *Client) CreatePrincipal(ctx context.Context, body CreatePrincipalJSONRe
 // Corresponds with POST /api/v1/principals/{name}/disable (the `DisablePrincipal` operationId).
 func (c *Client) DisablePrincipal(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDisablePrincipalRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRegisteredCAs CAs whose device certificates are let in
+//
+// Corresponds with GET /api/v1/registered-cas (the `ListRegisteredCAs` operationId).
+func (c *Client) ListRegisteredCAs(ctx context.Context, params *ListRegisteredCAsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRegisteredCAsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterCAWithBody Register a CA, one's own or one that was brought along
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+func (c *Client) RegisterCAWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterCARequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterCA Register a CA, one's own or one that was brought along
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+func (c *Client) RegisterCA(ctx context.Context, body RegisterCAJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterCARequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteRegisteredCA Forget an INACTIVE CA that has no certificates
+//
+// Corresponds with DELETE /api/v1/registered-cas/{ca} (the `DeleteRegisteredCA` operationId).
+func (c *Client) DeleteRegisteredCA(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteRegisteredCARequest(c.Server, ca)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRegisteredCA One registered CA
+//
+// Corresponds with GET /api/v1/registered-cas/{ca} (the `GetRegisteredCA` operationId).
+func (c *Client) GetRegisteredCA(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRegisteredCARequest(c.Server, ca)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateRegisteredCAWithBody Change a registered CA; what is not named stays
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+func (c *Client) UpdateRegisteredCAWithBody(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateRegisteredCARequestWithBody(c.Server, ca, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateRegisteredCA Change a registered CA; what is not named stays
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+func (c *Client) UpdateRegisteredCA(ctx context.Context, ca RegisteredCAParam, body UpdateRegisteredCAJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateRegisteredCARequest(c.Server, ca, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutCABudgetWithBody Say how many devices a CA may register at the door
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+func (c *Client) PutCABudgetWithBody(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutCABudgetRequestWithBody(c.Server, ca, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutCABudget Say how many devices a CA may register at the door
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+func (c *Client) PutCABudget(ctx context.Context, ca RegisteredCAParam, body PutCABudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutCABudgetRequest(c.Server, ca, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRegistrationCode The word that proofs of possession sign
+//
+// Corresponds with GET /api/v1/registration-code (the `GetRegistrationCode` operationId).
+func (c *Client) GetRegistrationCode(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRegistrationCodeRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -2159,11 +5083,331 @@ func (c *Client) PutTemplate(ctx context.Context, template TemplateParam, body P
 	return c.Client.Do(req)
 }
 
-// ListThings Devices after first boot, all or by an attribute
+// ListThingGroups Static and dynamic groups by name
+//
+// Corresponds with GET /api/v1/thing-groups (the `ListThingGroups` operationId).
+func (c *Client) ListThingGroups(ctx context.Context, params *ListThingGroupsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingGroupsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateThingGroupWithBody Make a group; the same again changes nothing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+func (c *Client) CreateThingGroupWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateThingGroupRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateThingGroup Make a group; the same again changes nothing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+func (c *Client) CreateThingGroup(ctx context.Context, body CreateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateThingGroupRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteThingGroup Remove a group; its things leave it
+//
+// Corresponds with DELETE /api/v1/thing-groups/{group} (the `DeleteThingGroup` operationId).
+func (c *Client) DeleteThingGroup(ctx context.Context, group ThingGroupParam, params *DeleteThingGroupParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteThingGroupRequest(c.Server, group, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetThingGroup One group
+//
+// Corresponds with GET /api/v1/thing-groups/{group} (the `GetThingGroup` operationId).
+func (c *Client) GetThingGroup(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetThingGroupRequest(c.Server, group)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateThingGroupWithBody Change a group
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+func (c *Client) UpdateThingGroupWithBody(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateThingGroupRequestWithBody(c.Server, group, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateThingGroup Change a group
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+func (c *Client) UpdateThingGroup(ctx context.Context, group ThingGroupParam, body UpdateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateThingGroupRequest(c.Server, group, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListThingGroupThings Names of the things in a group
+//
+// Corresponds with GET /api/v1/thing-groups/{group}/things (the `ListThingGroupThings` operationId).
+func (c *Client) ListThingGroupThings(ctx context.Context, group ThingGroupParam, params *ListThingGroupThingsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingGroupThingsRequest(c.Server, group, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveThingFromThingGroup Take a thing out of a group
+//
+// Corresponds with DELETE /api/v1/thing-groups/{group}/things/{thing} (the `RemoveThingFromThingGroup` operationId).
+func (c *Client) RemoveThingFromThingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveThingFromThingGroupRequest(c.Server, group, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddThingToThingGroup Put a thing into a group
+//
+// Corresponds with PUT /api/v1/thing-groups/{group}/things/{thing} (the `AddThingToThingGroup` operationId).
+func (c *Client) AddThingToThingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddThingToThingGroupRequest(c.Server, group, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListThingTypes Thing types by name
+//
+// Corresponds with GET /api/v1/thing-types (the `ListThingTypes` operationId).
+func (c *Client) ListThingTypes(ctx context.Context, params *ListThingTypesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingTypesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateThingTypeWithBody Make a thing type; the same again changes nothing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+func (c *Client) CreateThingTypeWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateThingTypeRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateThingType Make a thing type; the same again changes nothing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+func (c *Client) CreateThingType(ctx context.Context, body CreateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateThingTypeRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteThingType Remove a deprecated type that no thing has
+//
+// Corresponds with DELETE /api/v1/thing-types/{type} (the `DeleteThingType` operationId).
+func (c *Client) DeleteThingType(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteThingTypeRequest(c.Server, pType)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetThingType One thing type
+//
+// Corresponds with GET /api/v1/thing-types/{type} (the `GetThingType` operationId).
+func (c *Client) GetThingType(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetThingTypeRequest(c.Server, pType)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeprecateThingTypeWithBody Keep new things from a type, or let them to it again
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+func (c *Client) DeprecateThingTypeWithBody(ctx context.Context, pType ThingTypeParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeprecateThingTypeRequestWithBody(c.Server, pType, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeprecateThingType Keep new things from a type, or let them to it again
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+func (c *Client) DeprecateThingType(ctx context.Context, pType ThingTypeParam, body DeprecateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeprecateThingTypeRequest(c.Server, pType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListThings Devices after first boot, all, by an attribute, by a query, or those that are silent
 //
 // Corresponds with GET /api/v1/things (the `ListThings` operationId).
 func (c *Client) ListThings(ctx context.Context, params *ListThingsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListThingsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateThingWithBody Make a thing by hand; the same again changes nothing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+func (c *Client) CreateThingWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateThingRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateThing Make a thing by hand; the same again changes nothing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+func (c *Client) CreateThing(ctx context.Context, body CreateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateThingRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteThing Remove a thing that has no certificate, with its shadows; what it still had to do ends
+//
+// Corresponds with DELETE /api/v1/things/{thing} (the `DeleteThing` operationId).
+func (c *Client) DeleteThing(ctx context.Context, thing ThingParam, params *DeleteThingParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteThingRequest(c.Server, thing, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2187,6 +5431,288 @@ func (c *Client) GetThing(ctx context.Context, thing ThingParam, reqEditors ...R
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// UpdateThingWithBody Change the attributes or the type of a thing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+func (c *Client) UpdateThingWithBody(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateThingRequestWithBody(c.Server, thing, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateThing Change the attributes or the type of a thing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+func (c *Client) UpdateThing(ctx context.Context, thing ThingParam, body UpdateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateThingRequest(c.Server, thing, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListThingJobs All attempts of a thing at jobs
+//
+// Corresponds with GET /api/v1/things/{thing}/jobs (the `ListThingJobs` operationId).
+func (c *Client) ListThingJobs(ctx context.Context, thing ThingParam, params *ListThingJobsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingJobsRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListThingPrincipals The certificates that act for a thing, in the order of attaching
+//
+// Corresponds with GET /api/v1/things/{thing}/principals (the `ListThingPrincipals` operationId).
+func (c *Client) ListThingPrincipals(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingPrincipalsRequest(c.Server, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DetachThingPrincipal End that a certificate acts for a thing
+//
+// Corresponds with DELETE /api/v1/things/{thing}/principals/{certificate} (the `DetachThingPrincipal` operationId).
+func (c *Client) DetachThingPrincipal(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDetachThingPrincipalRequest(c.Server, thing, certificate)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachThingPrincipalWithBody Let a certificate act for a thing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+func (c *Client) AttachThingPrincipalWithBody(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachThingPrincipalRequestWithBody(c.Server, thing, certificate, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachThingPrincipal Let a certificate act for a thing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+func (c *Client) AttachThingPrincipal(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachThingPrincipalRequest(c.Server, thing, certificate, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteShadow Remove a shadow; its version goes on counting
+//
+// Corresponds with DELETE /api/v1/things/{thing}/shadow (the `DeleteShadow` operationId).
+func (c *Client) DeleteShadow(ctx context.Context, thing ThingParam, params *DeleteShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteShadowRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetShadow What a thing should be, what it said it is, and the difference
+//
+// Corresponds with GET /api/v1/things/{thing}/shadow (the `GetShadow` operationId).
+func (c *Client) GetShadow(ctx context.Context, thing ThingParam, params *GetShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetShadowRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateShadowWithBody Change what a thing should be; the device is told
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+func (c *Client) UpdateShadowWithBody(ctx context.Context, thing ThingParam, params *UpdateShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateShadowRequestWithBody(c.Server, thing, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateShadow Change what a thing should be; the device is told
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+func (c *Client) UpdateShadow(ctx context.Context, thing ThingParam, params *UpdateShadowParams, body UpdateShadowJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateShadowRequest(c.Server, thing, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListShadows Which shadows a thing has
+//
+// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
+func (c *Client) ListShadows(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListShadowsRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// NewListAttachedPoliciesRequest constructs an http.Request for the ListAttachedPolicies method
+func NewListAttachedPoliciesRequest(server string, params *ListAttachedPoliciesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/attached-policies")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Certificate != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "certificate", *params.Certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Thing != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "thing", *params.Thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Group != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "group", *params.Group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Inherited != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "inherited", *params.Inherited, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
 }
 
 // NewListAuthoritiesRequest constructs an http.Request for the ListAuthorities method
@@ -2375,6 +5901,461 @@ func NewPutRootListRequestWithBody(server string, authority AuthorityParam, cont
 	}
 
 	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListBillingGroupsRequest constructs an http.Request for the ListBillingGroups method
+func NewListBillingGroupsRequest(server string, params *ListBillingGroupsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Prefix != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "prefix", *params.Prefix, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateBillingGroupRequest calls the generic CreateBillingGroup builder with application/json body
+func NewCreateBillingGroupRequest(server string, body CreateBillingGroupJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateBillingGroupRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateBillingGroupRequestWithBody constructs an http.Request for the CreateBillingGroup method, with any body, and a specified content type
+func NewCreateBillingGroupRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteBillingGroupRequest constructs an http.Request for the DeleteBillingGroup method
+func NewDeleteBillingGroupRequest(server string, group ThingGroupParam, params *DeleteBillingGroupParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Version != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "version", *params.Version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetBillingGroupRequest constructs an http.Request for the GetBillingGroup method
+func NewGetBillingGroupRequest(server string, group ThingGroupParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateBillingGroupRequest calls the generic UpdateBillingGroup builder with application/json body
+func NewUpdateBillingGroupRequest(server string, group ThingGroupParam, body UpdateBillingGroupJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateBillingGroupRequestWithBody(server, group, "application/json", bodyReader)
+}
+
+// NewUpdateBillingGroupRequestWithBody constructs an http.Request for the UpdateBillingGroup method, with any body, and a specified content type
+func NewUpdateBillingGroupRequestWithBody(server string, group ThingGroupParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListBillingGroupThingsRequest constructs an http.Request for the ListBillingGroupThings method
+func NewListBillingGroupThingsRequest(server string, group ThingGroupParam, params *ListBillingGroupThingsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups/%s/things", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRemoveThingFromBillingGroupRequest constructs an http.Request for the RemoveThingFromBillingGroup method
+func NewRemoveThingFromBillingGroupRequest(server string, group ThingGroupParam, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups/%s/things/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddThingToBillingGroupRequest constructs an http.Request for the AddThingToBillingGroup method
+func NewAddThingToBillingGroupRequest(server string, group ThingGroupParam, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/billing-groups/%s/things/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRegisterInBulkRequest calls the generic RegisterInBulk builder with application/json body
+func NewRegisterInBulkRequest(server string, body RegisterInBulkJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRegisterInBulkRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRegisterInBulkRequestWithBody constructs an http.Request for the RegisterInBulk method, with any body, and a specified content type
+func NewRegisterInBulkRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/bulk-registrations")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -2637,6 +6618,193 @@ func NewRevokeCertificateRequestWithBody(server string, serial SerialParam, cont
 	return req, nil
 }
 
+// NewListClaimsRequest constructs an http.Request for the ListClaims method
+func NewListClaimsRequest(server string, params *ListClaimsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/claims")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateClaimRequest calls the generic CreateClaim builder with application/json body
+func NewCreateClaimRequest(server string, body CreateClaimJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateClaimRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateClaimRequestWithBody constructs an http.Request for the CreateClaim method, with any body, and a specified content type
+func NewCreateClaimRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/claims")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetClaimRequest constructs an http.Request for the GetClaim method
+func NewGetClaimRequest(server string, certificate FleetCertificateParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/claims/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutClaimBudgetRequest calls the generic PutClaimBudget builder with application/json body
+func NewPutClaimBudgetRequest(server string, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutClaimBudgetRequestWithBody(server, certificate, "application/json", bodyReader)
+}
+
+// NewPutClaimBudgetRequestWithBody constructs an http.Request for the PutClaimBudget method, with any body, and a specified content type
+func NewPutClaimBudgetRequestWithBody(server string, certificate FleetCertificateParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/claims/%s/budget", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetDeviceRequest constructs an http.Request for the GetDevice method
 func NewGetDeviceRequest(server string, device DeviceParam) (*http.Request, error) {
 	var err error
@@ -2699,6 +6867,338 @@ func NewRevokeDeviceRequestWithBody(server string, device DeviceParam, contentTy
 	}
 
 	operationPath := fmt.Sprintf("/api/v1/devices/%s/revoke", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListFleetCertificatesRequest constructs an http.Request for the ListFleetCertificates method
+func NewListFleetCertificatesRequest(server string, params *ListFleetCertificatesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-certificates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Ca != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "ca", *params.Ca, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRegisterFleetCertificateRequest calls the generic RegisterFleetCertificate builder with application/json body
+func NewRegisterFleetCertificateRequest(server string, body RegisterFleetCertificateJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRegisterFleetCertificateRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRegisterFleetCertificateRequestWithBody constructs an http.Request for the RegisterFleetCertificate method, with any body, and a specified content type
+func NewRegisterFleetCertificateRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-certificates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetFleetCertificateRequest constructs an http.Request for the GetFleetCertificate method
+func NewGetFleetCertificateRequest(server string, certificate FleetCertificateParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-certificates/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSetFleetCertificateStatusRequest calls the generic SetFleetCertificateStatus builder with application/json body
+func NewSetFleetCertificateStatusRequest(server string, certificate FleetCertificateParam, body SetFleetCertificateStatusJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetFleetCertificateStatusRequestWithBody(server, certificate, "application/json", bodyReader)
+}
+
+// NewSetFleetCertificateStatusRequestWithBody constructs an http.Request for the SetFleetCertificateStatus method, with any body, and a specified content type
+func NewSetFleetCertificateStatusRequestWithBody(server string, certificate FleetCertificateParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-certificates/%s/status", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListFleetTemplatesRequest constructs an http.Request for the ListFleetTemplates method
+func NewListFleetTemplatesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-templates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutFleetTemplateRequest calls the generic PutFleetTemplate builder with application/json body
+func NewPutFleetTemplateRequest(server string, template TemplateParam, body PutFleetTemplateJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutFleetTemplateRequestWithBody(server, template, "application/json", bodyReader)
+}
+
+// NewPutFleetTemplateRequestWithBody constructs an http.Request for the PutFleetTemplate method, with any body, and a specified content type
+func NewPutFleetTemplateRequestWithBody(server string, template TemplateParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "template", template, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-templates/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCreateProvisioningClaimRequest calls the generic CreateProvisioningClaim builder with application/json body
+func NewCreateProvisioningClaimRequest(server string, template TemplateParam, body CreateProvisioningClaimJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateProvisioningClaimRequestWithBody(server, template, "application/json", bodyReader)
+}
+
+// NewCreateProvisioningClaimRequestWithBody constructs an http.Request for the CreateProvisioningClaim method, with any body, and a specified content type
+func NewCreateProvisioningClaimRequestWithBody(server string, template TemplateParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "template", template, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/fleet-templates/%s/claims", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -2783,6 +7283,452 @@ func NewPutHookRequestWithBody(server string, hook HookParam, contentType string
 	}
 
 	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListJobsRequest constructs an http.Request for the ListJobs method
+func NewListJobsRequest(server string, params *ListJobsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateJobRequest calls the generic CreateJob builder with application/json body
+func NewCreateJobRequest(server string, body CreateJobJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateJobRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateJobRequestWithBody constructs an http.Request for the CreateJob method, with any body, and a specified content type
+func NewCreateJobRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteJobRequest constructs an http.Request for the DeleteJob method
+func NewDeleteJobRequest(server string, job JobParam, params *DeleteJobParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Force != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "force", *params.Force, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetJobRequest constructs an http.Request for the GetJob method
+func NewGetJobRequest(server string, job JobParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCancelJobRequest calls the generic CancelJob builder with application/json body
+func NewCancelJobRequest(server string, job JobParam, body CancelJobJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCancelJobRequestWithBody(server, job, "application/json", bodyReader)
+}
+
+// NewCancelJobRequestWithBody constructs an http.Request for the CancelJob method, with any body, and a specified content type
+func NewCancelJobRequestWithBody(server string, job JobParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs/%s/cancel", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListJobExecutionsRequest constructs an http.Request for the ListJobExecutions method
+func NewListJobExecutionsRequest(server string, job JobParam, params *ListJobExecutionsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs/%s/executions", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCancelJobExecutionRequest calls the generic CancelJobExecution builder with application/json body
+func NewCancelJobExecutionRequest(server string, job JobParam, thing ThingParam, body CancelJobExecutionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCancelJobExecutionRequestWithBody(server, job, thing, "application/json", bodyReader)
+}
+
+// NewCancelJobExecutionRequestWithBody constructs an http.Request for the CancelJobExecution method, with any body, and a specified content type
+func NewCancelJobExecutionRequestWithBody(server string, job JobParam, thing ThingParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs/%s/executions/%s/cancel", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewAddJobTargetsRequest calls the generic AddJobTargets builder with application/json body
+func NewAddJobTargetsRequest(server string, job JobParam, body AddJobTargetsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddJobTargetsRequestWithBody(server, job, "application/json", bodyReader)
+}
+
+// NewAddJobTargetsRequestWithBody constructs an http.Request for the AddJobTargets method, with any body, and a specified content type
+func NewAddJobTargetsRequestWithBody(server string, job JobParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/jobs/%s/targets", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -3213,6 +8159,627 @@ func NewListUnitsRequest(server string, order OrderParam, params *ListUnitsParam
 	return req, nil
 }
 
+// NewListPoliciesRequest constructs an http.Request for the ListPolicies method
+func NewListPoliciesRequest(server string, params *ListPoliciesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreatePolicyRequest calls the generic CreatePolicy builder with application/json body
+func NewCreatePolicyRequest(server string, body CreatePolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreatePolicyRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreatePolicyRequestWithBody constructs an http.Request for the CreatePolicy method, with any body, and a specified content type
+func NewCreatePolicyRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeletePolicyRequest constructs an http.Request for the DeletePolicy method
+func NewDeletePolicyRequest(server string, policy PolicyParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetPolicyRequest constructs an http.Request for the GetPolicy method
+func NewGetPolicyRequest(server string, policy PolicyParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDetachPolicyFromCertificateRequest constructs an http.Request for the DetachPolicyFromCertificate method
+func NewDetachPolicyFromCertificateRequest(server string, policy PolicyParam, certificate FleetCertificateParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/certificates/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAttachPolicyToCertificateRequest constructs an http.Request for the AttachPolicyToCertificate method
+func NewAttachPolicyToCertificateRequest(server string, policy PolicyParam, certificate FleetCertificateParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/certificates/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDetachPolicyFromGroupRequest constructs an http.Request for the DetachPolicyFromGroup method
+func NewDetachPolicyFromGroupRequest(server string, policy PolicyParam, group PolicyGroupParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/groups/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAttachPolicyToGroupRequest constructs an http.Request for the AttachPolicyToGroup method
+func NewAttachPolicyToGroupRequest(server string, policy PolicyParam, group PolicyGroupParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/groups/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListPolicyTargetsRequest constructs an http.Request for the ListPolicyTargets method
+func NewListPolicyTargetsRequest(server string, policy PolicyParam, params *ListPolicyTargetsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/targets", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreatePolicyVersionRequest calls the generic CreatePolicyVersion builder with application/json body
+func NewCreatePolicyVersionRequest(server string, policy PolicyParam, body CreatePolicyVersionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreatePolicyVersionRequestWithBody(server, policy, "application/json", bodyReader)
+}
+
+// NewCreatePolicyVersionRequestWithBody constructs an http.Request for the CreatePolicyVersion method, with any body, and a specified content type
+func NewCreatePolicyVersionRequestWithBody(server string, policy PolicyParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/versions", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeletePolicyVersionRequest constructs an http.Request for the DeletePolicyVersion method
+func NewDeletePolicyVersionRequest(server string, policy PolicyParam, version VersionParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/versions/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetPolicyVersionRequest constructs an http.Request for the GetPolicyVersion method
+func NewGetPolicyVersionRequest(server string, policy PolicyParam, version VersionParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/versions/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSetDefaultPolicyVersionRequest constructs an http.Request for the SetDefaultPolicyVersion method
+func NewSetDefaultPolicyVersionRequest(server string, policy PolicyParam, version VersionParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy", policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policies/%s/versions/%s/default", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCheckPolicyRequest calls the generic CheckPolicy builder with application/json body
+func NewCheckPolicyRequest(server string, body CheckPolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCheckPolicyRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCheckPolicyRequestWithBody constructs an http.Request for the CheckPolicy method, with any body, and a specified content type
+func NewCheckPolicyRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/policy-check")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListPrincipalsRequest constructs an http.Request for the ListPrincipals method
 func NewListPrincipalsRequest(server string, params *ListPrincipalsParams) (*http.Request, error) {
 	var err error
@@ -3346,6 +8913,301 @@ func NewDisablePrincipalRequest(server string, name PrincipalParam) (*http.Reque
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListRegisteredCAsRequest constructs an http.Request for the ListRegisteredCAs method
+func NewListRegisteredCAsRequest(server string, params *ListRegisteredCAsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registered-cas")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRegisterCARequest calls the generic RegisterCA builder with application/json body
+func NewRegisterCARequest(server string, body RegisterCAJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRegisterCARequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRegisterCARequestWithBody constructs an http.Request for the RegisterCA method, with any body, and a specified content type
+func NewRegisterCARequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registered-cas")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteRegisteredCARequest constructs an http.Request for the DeleteRegisteredCA method
+func NewDeleteRegisteredCARequest(server string, ca RegisteredCAParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ca", ca, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registered-cas/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRegisteredCARequest constructs an http.Request for the GetRegisteredCA method
+func NewGetRegisteredCARequest(server string, ca RegisteredCAParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ca", ca, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registered-cas/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateRegisteredCARequest calls the generic UpdateRegisteredCA builder with application/json body
+func NewUpdateRegisteredCARequest(server string, ca RegisteredCAParam, body UpdateRegisteredCAJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateRegisteredCARequestWithBody(server, ca, "application/json", bodyReader)
+}
+
+// NewUpdateRegisteredCARequestWithBody constructs an http.Request for the UpdateRegisteredCA method, with any body, and a specified content type
+func NewUpdateRegisteredCARequestWithBody(server string, ca RegisteredCAParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ca", ca, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registered-cas/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewPutCABudgetRequest calls the generic PutCABudget builder with application/json body
+func NewPutCABudgetRequest(server string, ca RegisteredCAParam, body PutCABudgetJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutCABudgetRequestWithBody(server, ca, "application/json", bodyReader)
+}
+
+// NewPutCABudgetRequestWithBody constructs an http.Request for the PutCABudget method, with any body, and a specified content type
+func NewPutCABudgetRequestWithBody(server string, ca RegisteredCAParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ca", ca, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registered-cas/%s/budget", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetRegistrationCodeRequest constructs an http.Request for the GetRegistrationCode method
+func NewGetRegistrationCodeRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/registration-code")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -3716,6 +9578,666 @@ func NewPutTemplateRequestWithBody(server string, template TemplateParam, conten
 	return req, nil
 }
 
+// NewListThingGroupsRequest constructs an http.Request for the ListThingGroups method
+func NewListThingGroupsRequest(server string, params *ListThingGroupsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Parent != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "parent", *params.Parent, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Prefix != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "prefix", *params.Prefix, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateThingGroupRequest calls the generic CreateThingGroup builder with application/json body
+func NewCreateThingGroupRequest(server string, body CreateThingGroupJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateThingGroupRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateThingGroupRequestWithBody constructs an http.Request for the CreateThingGroup method, with any body, and a specified content type
+func NewCreateThingGroupRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteThingGroupRequest constructs an http.Request for the DeleteThingGroup method
+func NewDeleteThingGroupRequest(server string, group ThingGroupParam, params *DeleteThingGroupParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Version != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "version", *params.Version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetThingGroupRequest constructs an http.Request for the GetThingGroup method
+func NewGetThingGroupRequest(server string, group ThingGroupParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateThingGroupRequest calls the generic UpdateThingGroup builder with application/json body
+func NewUpdateThingGroupRequest(server string, group ThingGroupParam, body UpdateThingGroupJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateThingGroupRequestWithBody(server, group, "application/json", bodyReader)
+}
+
+// NewUpdateThingGroupRequestWithBody constructs an http.Request for the UpdateThingGroup method, with any body, and a specified content type
+func NewUpdateThingGroupRequestWithBody(server string, group ThingGroupParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListThingGroupThingsRequest constructs an http.Request for the ListThingGroupThings method
+func NewListThingGroupThingsRequest(server string, group ThingGroupParam, params *ListThingGroupThingsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups/%s/things", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Nested != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "nested", *params.Nested, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRemoveThingFromThingGroupRequest constructs an http.Request for the RemoveThingFromThingGroup method
+func NewRemoveThingFromThingGroupRequest(server string, group ThingGroupParam, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups/%s/things/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddThingToThingGroupRequest constructs an http.Request for the AddThingToThingGroup method
+func NewAddThingToThingGroupRequest(server string, group ThingGroupParam, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "group", group, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-groups/%s/things/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListThingTypesRequest constructs an http.Request for the ListThingTypes method
+func NewListThingTypesRequest(server string, params *ListThingTypesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-types")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateThingTypeRequest calls the generic CreateThingType builder with application/json body
+func NewCreateThingTypeRequest(server string, body CreateThingTypeJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateThingTypeRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateThingTypeRequestWithBody constructs an http.Request for the CreateThingType method, with any body, and a specified content type
+func NewCreateThingTypeRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-types")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteThingTypeRequest constructs an http.Request for the DeleteThingType method
+func NewDeleteThingTypeRequest(server string, pType ThingTypeParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "type", pType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-types/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetThingTypeRequest constructs an http.Request for the GetThingType method
+func NewGetThingTypeRequest(server string, pType ThingTypeParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "type", pType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-types/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeprecateThingTypeRequest calls the generic DeprecateThingType builder with application/json body
+func NewDeprecateThingTypeRequest(server string, pType ThingTypeParam, body DeprecateThingTypeJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDeprecateThingTypeRequestWithBody(server, pType, "application/json", bodyReader)
+}
+
+// NewDeprecateThingTypeRequestWithBody constructs an http.Request for the DeprecateThingType method, with any body, and a specified content type
+func NewDeprecateThingTypeRequestWithBody(server string, pType ThingTypeParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "type", pType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/thing-types/%s/deprecate", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListThingsRequest constructs an http.Request for the ListThings method
 func NewListThingsRequest(server string, params *ListThingsParams) (*http.Request, error) {
 	var err error
@@ -3768,6 +10290,30 @@ func NewListThingsRequest(server string, params *ListThingsParams) (*http.Reques
 
 		}
 
+		if params.Query != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "query", *params.Query, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Silent != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "silent", *params.Silent, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
@@ -3806,6 +10352,107 @@ func NewListThingsRequest(server string, params *ListThingsParams) (*http.Reques
 	return req, nil
 }
 
+// NewCreateThingRequest calls the generic CreateThing builder with application/json body
+func NewCreateThingRequest(server string, body CreateThingJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateThingRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateThingRequestWithBody constructs an http.Request for the CreateThing method, with any body, and a specified content type
+func NewCreateThingRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteThingRequest constructs an http.Request for the DeleteThing method
+func NewDeleteThingRequest(server string, thing ThingParam, params *DeleteThingParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Version != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "version", *params.Version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetThingRequest constructs an http.Request for the GetThing method
 func NewGetThingRequest(server string, thing ThingParam) (*http.Request, error) {
 	var err error
@@ -3830,6 +10477,536 @@ func NewGetThingRequest(server string, thing ThingParam) (*http.Request, error) 
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateThingRequest calls the generic UpdateThing builder with application/json body
+func NewUpdateThingRequest(server string, thing ThingParam, body UpdateThingJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateThingRequestWithBody(server, thing, "application/json", bodyReader)
+}
+
+// NewUpdateThingRequestWithBody constructs an http.Request for the UpdateThing method, with any body, and a specified content type
+func NewUpdateThingRequestWithBody(server string, thing ThingParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListThingJobsRequest constructs an http.Request for the ListThingJobs method
+func NewListThingJobsRequest(server string, thing ThingParam, params *ListThingJobsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/jobs", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListThingPrincipalsRequest constructs an http.Request for the ListThingPrincipals method
+func NewListThingPrincipalsRequest(server string, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/principals", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDetachThingPrincipalRequest constructs an http.Request for the DetachThingPrincipal method
+func NewDetachThingPrincipalRequest(server string, thing ThingParam, certificate FleetCertificateParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/principals/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAttachThingPrincipalRequest calls the generic AttachThingPrincipal builder with application/json body
+func NewAttachThingPrincipalRequest(server string, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAttachThingPrincipalRequestWithBody(server, thing, certificate, "application/json", bodyReader)
+}
+
+// NewAttachThingPrincipalRequestWithBody constructs an http.Request for the AttachThingPrincipal method, with any body, and a specified content type
+func NewAttachThingPrincipalRequestWithBody(server string, thing ThingParam, certificate FleetCertificateParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "certificate", certificate, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/principals/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteShadowRequest constructs an http.Request for the DeleteShadow method
+func NewDeleteShadowRequest(server string, thing ThingParam, params *DeleteShadowParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/shadow", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetShadowRequest constructs an http.Request for the GetShadow method
+func NewGetShadowRequest(server string, thing ThingParam, params *GetShadowParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/shadow", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateShadowRequest calls the generic UpdateShadow builder with application/json body
+func NewUpdateShadowRequest(server string, thing ThingParam, params *UpdateShadowParams, body UpdateShadowJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateShadowRequestWithBody(server, thing, params, "application/json", bodyReader)
+}
+
+// NewUpdateShadowRequestWithBody constructs an http.Request for the UpdateShadow method, with any body, and a specified content type
+func NewUpdateShadowRequestWithBody(server string, thing ThingParam, params *UpdateShadowParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/shadow", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListShadowsRequest constructs an http.Request for the ListShadows method
+func NewListShadowsRequest(server string, thing ThingParam, params *ListShadowsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/shadows", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -3883,6 +11060,13 @@ func WithBaseURL(baseURL string) ClientOption {
 
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
+
+	// ListAttachedPoliciesWithResponse The policies that count for a certificate or a thing, or that a group has
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/attached-policies (the `ListAttachedPolicies` operationId).
+	ListAttachedPoliciesWithResponse(ctx context.Context, params *ListAttachedPoliciesParams, reqEditors ...RequestEditorFn) (*ListAttachedPoliciesResponse, error)
 
 	// ListAuthoritiesWithResponse Certification authorities
 	//
@@ -3940,6 +11124,90 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /api/v1/authorities/{authority}/list (the `PutRootList` operationId).
 	PutRootListWithResponse(ctx context.Context, authority AuthorityParam, body PutRootListJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRootListResponse, error)
 
+	// ListBillingGroupsWithResponse Billing groups by name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/billing-groups (the `ListBillingGroups` operationId).
+	ListBillingGroupsWithResponse(ctx context.Context, params *ListBillingGroupsParams, reqEditors ...RequestEditorFn) (*ListBillingGroupsResponse, error)
+
+	// CreateBillingGroupWithBodyWithResponse Make a group; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+	CreateBillingGroupWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateBillingGroupResponse, error)
+
+	// CreateBillingGroupWithResponse Make a group; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+	CreateBillingGroupWithResponse(ctx context.Context, body CreateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBillingGroupResponse, error)
+
+	// DeleteBillingGroupWithResponse Remove a group; its things leave it
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/billing-groups/{group} (the `DeleteBillingGroup` operationId).
+	DeleteBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, params *DeleteBillingGroupParams, reqEditors ...RequestEditorFn) (*DeleteBillingGroupResponse, error)
+
+	// GetBillingGroupWithResponse One group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/billing-groups/{group} (the `GetBillingGroup` operationId).
+	GetBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*GetBillingGroupResponse, error)
+
+	// UpdateBillingGroupWithBodyWithResponse Change a group
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+	UpdateBillingGroupWithBodyWithResponse(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateBillingGroupResponse, error)
+
+	// UpdateBillingGroupWithResponse Change a group
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+	UpdateBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, body UpdateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateBillingGroupResponse, error)
+
+	// ListBillingGroupThingsWithResponse Names of the things in a group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/billing-groups/{group}/things (the `ListBillingGroupThings` operationId).
+	ListBillingGroupThingsWithResponse(ctx context.Context, group ThingGroupParam, params *ListBillingGroupThingsParams, reqEditors ...RequestEditorFn) (*ListBillingGroupThingsResponse, error)
+
+	// RemoveThingFromBillingGroupWithResponse Take a thing out of a group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/billing-groups/{group}/things/{thing} (the `RemoveThingFromBillingGroup` operationId).
+	RemoveThingFromBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*RemoveThingFromBillingGroupResponse, error)
+
+	// AddThingToBillingGroupWithResponse Put a thing into a group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/billing-groups/{group}/things/{thing} (the `AddThingToBillingGroup` operationId).
+	AddThingToBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*AddThingToBillingGroupResponse, error)
+
+	// RegisterInBulkWithBodyWithResponse Register devices, a line of parameters each
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+	RegisterInBulkWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterInBulkResponse, error)
+
+	// RegisterInBulkWithResponse Register devices, a line of parameters each
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+	RegisterInBulkWithResponse(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterInBulkResponse, error)
+
 	// SearchCertificatesWithResponse Search certificates; a page may be short, what counts is next
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -3975,6 +11243,48 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/certificates/{serial}/revoke (the `RevokeCertificate` operationId).
 	RevokeCertificateWithResponse(ctx context.Context, serial SerialParam, body RevokeCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeCertificateResponse, error)
 
+	// ListClaimsWithResponse Claim certificates and their budgets
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/claims (the `ListClaims` operationId).
+	ListClaimsWithResponse(ctx context.Context, params *ListClaimsParams, reqEditors ...RequestEditorFn) (*ListClaimsResponse, error)
+
+	// CreateClaimWithBodyWithResponse Make a claim certificate with its budget
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+	CreateClaimWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateClaimResponse, error)
+
+	// CreateClaimWithResponse Make a claim certificate with its budget
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+	CreateClaimWithResponse(ctx context.Context, body CreateClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateClaimResponse, error)
+
+	// GetClaimWithResponse One claim certificate and what is left of its budget
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/claims/{certificate} (the `GetClaim` operationId).
+	GetClaimWithResponse(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*GetClaimResponse, error)
+
+	// PutClaimBudgetWithBodyWithResponse Change what a claim certificate may make; what was used stays counted
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+	PutClaimBudgetWithBodyWithResponse(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutClaimBudgetResponse, error)
+
+	// PutClaimBudgetWithResponse Change what a claim certificate may make; what was used stays counted
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+	PutClaimBudgetWithResponse(ctx context.Context, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*PutClaimBudgetResponse, error)
+
 	// GetDeviceWithResponse A device or unit with all its certificates and its thing
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -3996,6 +11306,87 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/devices/{device}/revoke (the `RevokeDevice` operationId).
 	RevokeDeviceWithResponse(ctx context.Context, device DeviceParam, body RevokeDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeDeviceResponse, error)
 
+	// ListFleetCertificatesWithResponse Device certificates that the runtime knows
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/fleet-certificates (the `ListFleetCertificates` operationId).
+	ListFleetCertificatesWithResponse(ctx context.Context, params *ListFleetCertificatesParams, reqEditors ...RequestEditorFn) (*ListFleetCertificatesResponse, error)
+
+	// RegisterFleetCertificateWithBodyWithResponse Register a device certificate that was brought along, with or without its CA
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+	RegisterFleetCertificateWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterFleetCertificateResponse, error)
+
+	// RegisterFleetCertificateWithResponse Register a device certificate that was brought along, with or without its CA
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+	RegisterFleetCertificateWithResponse(ctx context.Context, body RegisterFleetCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterFleetCertificateResponse, error)
+
+	// GetFleetCertificateWithResponse One device certificate with its things and policies
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/fleet-certificates/{certificate} (the `GetFleetCertificate` operationId).
+	GetFleetCertificateWithResponse(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*GetFleetCertificateResponse, error)
+
+	// SetFleetCertificateStatusWithBodyWithResponse Change the status of a device certificate
+	//
+	// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+	SetFleetCertificateStatusWithBodyWithResponse(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetFleetCertificateStatusResponse, error)
+
+	// SetFleetCertificateStatusWithResponse Change the status of a device certificate
+	//
+	// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+	SetFleetCertificateStatusWithResponse(ctx context.Context, certificate FleetCertificateParam, body SetFleetCertificateStatusJSONRequestBody, reqEditors ...RequestEditorFn) (*SetFleetCertificateStatusResponse, error)
+
+	// ListFleetTemplatesWithResponse Templates that devices may provision themselves with
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/fleet-templates (the `ListFleetTemplates` operationId).
+	ListFleetTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListFleetTemplatesResponse, error)
+
+	// PutFleetTemplateWithBodyWithResponse Let devices provision themselves with a template of the kind fleet, or stop it
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+	PutFleetTemplateWithBodyWithResponse(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutFleetTemplateResponse, error)
+
+	// PutFleetTemplateWithResponse Let devices provision themselves with a template of the kind fleet, or stop it
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+	PutFleetTemplateWithResponse(ctx context.Context, template TemplateParam, body PutFleetTemplateJSONRequestBody, reqEditors ...RequestEditorFn) (*PutFleetTemplateResponse, error)
+
+	// CreateProvisioningClaimWithBodyWithResponse Make a claim for a trusted user, good for one device and five minutes
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+	CreateProvisioningClaimWithBodyWithResponse(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateProvisioningClaimResponse, error)
+
+	// CreateProvisioningClaimWithResponse Make a claim for a trusted user, good for one device and five minutes
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+	CreateProvisioningClaimWithResponse(ctx context.Context, template TemplateParam, body CreateProvisioningClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateProvisioningClaimResponse, error)
+
 	// ListHooksWithResponse Webhooks, without their secrets
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4016,6 +11407,90 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /api/v1/hooks/{hook} (the `PutHook` operationId).
 	PutHookWithResponse(ctx context.Context, hook HookParam, body PutHookJSONRequestBody, reqEditors ...RequestEditorFn) (*PutHookResponse, error)
+
+	// ListJobsWithResponse Jobs by name, without their documents
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/jobs (the `ListJobs` operationId).
+	ListJobsWithResponse(ctx context.Context, params *ListJobsParams, reqEditors ...RequestEditorFn) (*ListJobsResponse, error)
+
+	// CreateJobWithBodyWithResponse Tell things or groups of things to do something
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+	CreateJobWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateJobResponse, error)
+
+	// CreateJobWithResponse Tell things or groups of things to do something
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+	CreateJobWithResponse(ctx context.Context, body CreateJobJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateJobResponse, error)
+
+	// DeleteJobWithResponse Remove a job with all its executions
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/jobs/{job} (the `DeleteJob` operationId).
+	DeleteJobWithResponse(ctx context.Context, job JobParam, params *DeleteJobParams, reqEditors ...RequestEditorFn) (*DeleteJobResponse, error)
+
+	// GetJobWithResponse One job with its document and how far it came
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/jobs/{job} (the `GetJob` operationId).
+	GetJobWithResponse(ctx context.Context, job JobParam, reqEditors ...RequestEditorFn) (*GetJobResponse, error)
+
+	// CancelJobWithBodyWithResponse End a job; what is in progress goes on unless forced
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+	CancelJobWithBodyWithResponse(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelJobResponse, error)
+
+	// CancelJobWithResponse End a job; what is in progress goes on unless forced
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+	CancelJobWithResponse(ctx context.Context, job JobParam, body CancelJobJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelJobResponse, error)
+
+	// ListJobExecutionsWithResponse A job's latest attempt on each thing
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/jobs/{job}/executions (the `ListJobExecutions` operationId).
+	ListJobExecutionsWithResponse(ctx context.Context, job JobParam, params *ListJobExecutionsParams, reqEditors ...RequestEditorFn) (*ListJobExecutionsResponse, error)
+
+	// CancelJobExecutionWithBodyWithResponse Cancel a job for one thing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+	CancelJobExecutionWithBodyWithResponse(ctx context.Context, job JobParam, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelJobExecutionResponse, error)
+
+	// CancelJobExecutionWithResponse Cancel a job for one thing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+	CancelJobExecutionWithResponse(ctx context.Context, job JobParam, thing ThingParam, body CancelJobExecutionJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelJobExecutionResponse, error)
+
+	// AddJobTargetsWithBodyWithResponse Give a continuous job more targets
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+	AddJobTargetsWithBodyWithResponse(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddJobTargetsResponse, error)
+
+	// AddJobTargetsWithResponse Give a continuous job more targets
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+	AddJobTargetsWithResponse(ctx context.Context, job JobParam, body AddJobTargetsJSONRequestBody, reqEditors ...RequestEditorFn) (*AddJobTargetsResponse, error)
 
 	// ListListsWithResponse State of the certificate revocation lists
 	//
@@ -4101,6 +11576,125 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 	ListUnitsWithResponse(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*ListUnitsResponse, error)
 
+	// ListPoliciesWithResponse Device policies, without their documents
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/policies (the `ListPolicies` operationId).
+	ListPoliciesWithResponse(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error)
+
+	// CreatePolicyWithBodyWithResponse Make a device policy with its first version
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+	CreatePolicyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error)
+
+	// CreatePolicyWithResponse Make a device policy with its first version
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+	CreatePolicyWithResponse(ctx context.Context, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error)
+
+	// DeletePolicyWithResponse Delete a policy that has one version and is attached to nothing
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy} (the `DeletePolicy` operationId).
+	DeletePolicyWithResponse(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*DeletePolicyResponse, error)
+
+	// GetPolicyWithResponse One device policy with its versions
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/policies/{policy} (the `GetPolicy` operationId).
+	GetPolicyWithResponse(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*GetPolicyResponse, error)
+
+	// DetachPolicyFromCertificateWithResponse Take a policy from a device certificate
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy}/certificates/{certificate} (the `DetachPolicyFromCertificate` operationId).
+	DetachPolicyFromCertificateWithResponse(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*DetachPolicyFromCertificateResponse, error)
+
+	// AttachPolicyToCertificateWithResponse Attach a policy to a device certificate
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/policies/{policy}/certificates/{certificate} (the `AttachPolicyToCertificate` operationId).
+	AttachPolicyToCertificateWithResponse(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*AttachPolicyToCertificateResponse, error)
+
+	// DetachPolicyFromGroupWithResponse Take a policy from a thing group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy}/groups/{group} (the `DetachPolicyFromGroup` operationId).
+	DetachPolicyFromGroupWithResponse(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*DetachPolicyFromGroupResponse, error)
+
+	// AttachPolicyToGroupWithResponse Attach a policy to a static thing group, for all its things
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/policies/{policy}/groups/{group} (the `AttachPolicyToGroup` operationId).
+	AttachPolicyToGroupWithResponse(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*AttachPolicyToGroupResponse, error)
+
+	// ListPolicyTargetsWithResponse What a policy is attached to
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/policies/{policy}/targets (the `ListPolicyTargets` operationId).
+	ListPolicyTargetsWithResponse(ctx context.Context, policy PolicyParam, params *ListPolicyTargetsParams, reqEditors ...RequestEditorFn) (*ListPolicyTargetsResponse, error)
+
+	// CreatePolicyVersionWithBodyWithResponse Add a version to a policy, of at most five
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+	CreatePolicyVersionWithBodyWithResponse(ctx context.Context, policy PolicyParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePolicyVersionResponse, error)
+
+	// CreatePolicyVersionWithResponse Add a version to a policy, of at most five
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+	CreatePolicyVersionWithResponse(ctx context.Context, policy PolicyParam, body CreatePolicyVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePolicyVersionResponse, error)
+
+	// DeletePolicyVersionWithResponse Delete a version that is not the default
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/policies/{policy}/versions/{version} (the `DeletePolicyVersion` operationId).
+	DeletePolicyVersionWithResponse(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*DeletePolicyVersionResponse, error)
+
+	// GetPolicyVersionWithResponse One version of a policy with its document
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/policies/{policy}/versions/{version} (the `GetPolicyVersion` operationId).
+	GetPolicyVersionWithResponse(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*GetPolicyVersionResponse, error)
+
+	// SetDefaultPolicyVersionWithResponse Choose the version that counts; it counts at once
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policies/{policy}/versions/{version}/default (the `SetDefaultPolicyVersion` operationId).
+	SetDefaultPolicyVersionWithResponse(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*SetDefaultPolicyVersionResponse, error)
+
+	// CheckPolicyWithBodyWithResponse Say whether a device may do something, and which statement decides
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+	CheckPolicyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CheckPolicyResponse, error)
+
+	// CheckPolicyWithResponse Say whether a device may do something, and which statement decides
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+	CheckPolicyWithResponse(ctx context.Context, body CheckPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*CheckPolicyResponse, error)
+
 	// ListPrincipalsWithResponse Named people and scripts
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4128,6 +11722,76 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/principals/{name}/disable (the `DisablePrincipal` operationId).
 	DisablePrincipalWithResponse(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*DisablePrincipalResponse, error)
+
+	// ListRegisteredCAsWithResponse CAs whose device certificates are let in
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/registered-cas (the `ListRegisteredCAs` operationId).
+	ListRegisteredCAsWithResponse(ctx context.Context, params *ListRegisteredCAsParams, reqEditors ...RequestEditorFn) (*ListRegisteredCAsResponse, error)
+
+	// RegisterCAWithBodyWithResponse Register a CA, one's own or one that was brought along
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+	RegisterCAWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterCAResponse, error)
+
+	// RegisterCAWithResponse Register a CA, one's own or one that was brought along
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+	RegisterCAWithResponse(ctx context.Context, body RegisterCAJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterCAResponse, error)
+
+	// DeleteRegisteredCAWithResponse Forget an INACTIVE CA that has no certificates
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/registered-cas/{ca} (the `DeleteRegisteredCA` operationId).
+	DeleteRegisteredCAWithResponse(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*DeleteRegisteredCAResponse, error)
+
+	// GetRegisteredCAWithResponse One registered CA
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/registered-cas/{ca} (the `GetRegisteredCA` operationId).
+	GetRegisteredCAWithResponse(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*GetRegisteredCAResponse, error)
+
+	// UpdateRegisteredCAWithBodyWithResponse Change a registered CA; what is not named stays
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+	UpdateRegisteredCAWithBodyWithResponse(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRegisteredCAResponse, error)
+
+	// UpdateRegisteredCAWithResponse Change a registered CA; what is not named stays
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+	UpdateRegisteredCAWithResponse(ctx context.Context, ca RegisteredCAParam, body UpdateRegisteredCAJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRegisteredCAResponse, error)
+
+	// PutCABudgetWithBodyWithResponse Say how many devices a CA may register at the door
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+	PutCABudgetWithBodyWithResponse(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCABudgetResponse, error)
+
+	// PutCABudgetWithResponse Say how many devices a CA may register at the door
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+	PutCABudgetWithResponse(ctx context.Context, ca RegisteredCAParam, body PutCABudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*PutCABudgetResponse, error)
+
+	// GetRegistrationCodeWithResponse The word that proofs of possession sign
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/registration-code (the `GetRegistrationCode` operationId).
+	GetRegistrationCodeWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRegistrationCodeResponse, error)
 
 	// ListRegistrationsWithResponse How the certificates of each authority are registered at first boot
 	//
@@ -4234,12 +11898,152 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /api/v1/templates/{template} (the `PutTemplate` operationId).
 	PutTemplateWithResponse(ctx context.Context, template TemplateParam, body PutTemplateJSONRequestBody, reqEditors ...RequestEditorFn) (*PutTemplateResponse, error)
 
-	// ListThingsWithResponse Devices after first boot, all or by an attribute
+	// ListThingGroupsWithResponse Static and dynamic groups by name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/thing-groups (the `ListThingGroups` operationId).
+	ListThingGroupsWithResponse(ctx context.Context, params *ListThingGroupsParams, reqEditors ...RequestEditorFn) (*ListThingGroupsResponse, error)
+
+	// CreateThingGroupWithBodyWithResponse Make a group; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+	CreateThingGroupWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateThingGroupResponse, error)
+
+	// CreateThingGroupWithResponse Make a group; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+	CreateThingGroupWithResponse(ctx context.Context, body CreateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateThingGroupResponse, error)
+
+	// DeleteThingGroupWithResponse Remove a group; its things leave it
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/thing-groups/{group} (the `DeleteThingGroup` operationId).
+	DeleteThingGroupWithResponse(ctx context.Context, group ThingGroupParam, params *DeleteThingGroupParams, reqEditors ...RequestEditorFn) (*DeleteThingGroupResponse, error)
+
+	// GetThingGroupWithResponse One group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/thing-groups/{group} (the `GetThingGroup` operationId).
+	GetThingGroupWithResponse(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*GetThingGroupResponse, error)
+
+	// UpdateThingGroupWithBodyWithResponse Change a group
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+	UpdateThingGroupWithBodyWithResponse(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateThingGroupResponse, error)
+
+	// UpdateThingGroupWithResponse Change a group
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+	UpdateThingGroupWithResponse(ctx context.Context, group ThingGroupParam, body UpdateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateThingGroupResponse, error)
+
+	// ListThingGroupThingsWithResponse Names of the things in a group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/thing-groups/{group}/things (the `ListThingGroupThings` operationId).
+	ListThingGroupThingsWithResponse(ctx context.Context, group ThingGroupParam, params *ListThingGroupThingsParams, reqEditors ...RequestEditorFn) (*ListThingGroupThingsResponse, error)
+
+	// RemoveThingFromThingGroupWithResponse Take a thing out of a group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/thing-groups/{group}/things/{thing} (the `RemoveThingFromThingGroup` operationId).
+	RemoveThingFromThingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*RemoveThingFromThingGroupResponse, error)
+
+	// AddThingToThingGroupWithResponse Put a thing into a group
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/thing-groups/{group}/things/{thing} (the `AddThingToThingGroup` operationId).
+	AddThingToThingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*AddThingToThingGroupResponse, error)
+
+	// ListThingTypesWithResponse Thing types by name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/thing-types (the `ListThingTypes` operationId).
+	ListThingTypesWithResponse(ctx context.Context, params *ListThingTypesParams, reqEditors ...RequestEditorFn) (*ListThingTypesResponse, error)
+
+	// CreateThingTypeWithBodyWithResponse Make a thing type; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+	CreateThingTypeWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateThingTypeResponse, error)
+
+	// CreateThingTypeWithResponse Make a thing type; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+	CreateThingTypeWithResponse(ctx context.Context, body CreateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateThingTypeResponse, error)
+
+	// DeleteThingTypeWithResponse Remove a deprecated type that no thing has
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/thing-types/{type} (the `DeleteThingType` operationId).
+	DeleteThingTypeWithResponse(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*DeleteThingTypeResponse, error)
+
+	// GetThingTypeWithResponse One thing type
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/thing-types/{type} (the `GetThingType` operationId).
+	GetThingTypeWithResponse(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*GetThingTypeResponse, error)
+
+	// DeprecateThingTypeWithBodyWithResponse Keep new things from a type, or let them to it again
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+	DeprecateThingTypeWithBodyWithResponse(ctx context.Context, pType ThingTypeParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DeprecateThingTypeResponse, error)
+
+	// DeprecateThingTypeWithResponse Keep new things from a type, or let them to it again
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+	DeprecateThingTypeWithResponse(ctx context.Context, pType ThingTypeParam, body DeprecateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*DeprecateThingTypeResponse, error)
+
+	// ListThingsWithResponse Devices after first boot, all, by an attribute, by a query, or those that are silent
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /api/v1/things (the `ListThings` operationId).
 	ListThingsWithResponse(ctx context.Context, params *ListThingsParams, reqEditors ...RequestEditorFn) (*ListThingsResponse, error)
+
+	// CreateThingWithBodyWithResponse Make a thing by hand; the same again changes nothing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+	CreateThingWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateThingResponse, error)
+
+	// CreateThingWithResponse Make a thing by hand; the same again changes nothing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+	CreateThingWithResponse(ctx context.Context, body CreateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateThingResponse, error)
+
+	// DeleteThingWithResponse Remove a thing that has no certificate, with its shadows; what it still had to do ends
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/things/{thing} (the `DeleteThing` operationId).
+	DeleteThingWithResponse(ctx context.Context, thing ThingParam, params *DeleteThingParams, reqEditors ...RequestEditorFn) (*DeleteThingResponse, error)
 
 	// GetThingWithResponse One thing
 	//
@@ -4247,6 +12051,138 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/things/{thing} (the `GetThing` operationId).
 	GetThingWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*GetThingResponse, error)
+
+	// UpdateThingWithBodyWithResponse Change the attributes or the type of a thing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+	UpdateThingWithBodyWithResponse(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateThingResponse, error)
+
+	// UpdateThingWithResponse Change the attributes or the type of a thing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+	UpdateThingWithResponse(ctx context.Context, thing ThingParam, body UpdateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateThingResponse, error)
+
+	// ListThingJobsWithResponse All attempts of a thing at jobs
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/jobs (the `ListThingJobs` operationId).
+	ListThingJobsWithResponse(ctx context.Context, thing ThingParam, params *ListThingJobsParams, reqEditors ...RequestEditorFn) (*ListThingJobsResponse, error)
+
+	// ListThingPrincipalsWithResponse The certificates that act for a thing, in the order of attaching
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/principals (the `ListThingPrincipals` operationId).
+	ListThingPrincipalsWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*ListThingPrincipalsResponse, error)
+
+	// DetachThingPrincipalWithResponse End that a certificate acts for a thing
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/things/{thing}/principals/{certificate} (the `DetachThingPrincipal` operationId).
+	DetachThingPrincipalWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*DetachThingPrincipalResponse, error)
+
+	// AttachThingPrincipalWithBodyWithResponse Let a certificate act for a thing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+	AttachThingPrincipalWithBodyWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AttachThingPrincipalResponse, error)
+
+	// AttachThingPrincipalWithResponse Let a certificate act for a thing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+	AttachThingPrincipalWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*AttachThingPrincipalResponse, error)
+
+	// DeleteShadowWithResponse Remove a shadow; its version goes on counting
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/things/{thing}/shadow (the `DeleteShadow` operationId).
+	DeleteShadowWithResponse(ctx context.Context, thing ThingParam, params *DeleteShadowParams, reqEditors ...RequestEditorFn) (*DeleteShadowResponse, error)
+
+	// GetShadowWithResponse What a thing should be, what it said it is, and the difference
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/shadow (the `GetShadow` operationId).
+	GetShadowWithResponse(ctx context.Context, thing ThingParam, params *GetShadowParams, reqEditors ...RequestEditorFn) (*GetShadowResponse, error)
+
+	// UpdateShadowWithBodyWithResponse Change what a thing should be; the device is told
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+	UpdateShadowWithBodyWithResponse(ctx context.Context, thing ThingParam, params *UpdateShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateShadowResponse, error)
+
+	// UpdateShadowWithResponse Change what a thing should be; the device is told
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+	UpdateShadowWithResponse(ctx context.Context, thing ThingParam, params *UpdateShadowParams, body UpdateShadowJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateShadowResponse, error)
+
+	// ListShadowsWithResponse Which shadows a thing has
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
+	ListShadowsWithResponse(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*ListShadowsResponse, error)
+}
+
+type ListAttachedPoliciesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AttachedPolicyPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAttachedPoliciesResponse) GetJSON200() *AttachedPolicyPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAttachedPoliciesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAttachedPoliciesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAttachedPoliciesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAttachedPoliciesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAttachedPoliciesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type ListAuthoritiesResponse struct {
@@ -4489,6 +12425,438 @@ func (r PutRootListResponse) ContentType() string {
 	return ""
 }
 
+type ListBillingGroupsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroupPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListBillingGroupsResponse) GetJSON200() *ThingGroupPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListBillingGroupsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListBillingGroupsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListBillingGroupsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListBillingGroupsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListBillingGroupsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateBillingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateBillingGroupResponse) GetJSON201() *ThingGroup {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateBillingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateBillingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateBillingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateBillingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateBillingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteBillingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteBillingGroupResponse) GetJSON200() *ThingGroup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteBillingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteBillingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteBillingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteBillingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteBillingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetBillingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBillingGroupResponse) GetJSON200() *ThingGroup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBillingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBillingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBillingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBillingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBillingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UpdateBillingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateBillingGroupResponse) GetJSON200() *ThingGroup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateBillingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateBillingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateBillingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateBillingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateBillingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListBillingGroupThingsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingNamePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListBillingGroupThingsResponse) GetJSON200() *ThingNamePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListBillingGroupThingsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListBillingGroupThingsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListBillingGroupThingsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListBillingGroupThingsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListBillingGroupThingsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveThingFromBillingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RemoveThingFromBillingGroupResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveThingFromBillingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveThingFromBillingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveThingFromBillingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveThingFromBillingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveThingFromBillingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddThingToBillingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AddThingToBillingGroupResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddThingToBillingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddThingToBillingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddThingToBillingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddThingToBillingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddThingToBillingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RegisterInBulkResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BulkAnswer
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RegisterInBulkResponse) GetJSON200() *BulkAnswer {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RegisterInBulkResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RegisterInBulkResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RegisterInBulkResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RegisterInBulkResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RegisterInBulkResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type SearchCertificatesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -4681,6 +13049,198 @@ func (r RevokeCertificateResponse) ContentType() string {
 	return ""
 }
 
+type ListClaimsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ClaimPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListClaimsResponse) GetJSON200() *ClaimPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListClaimsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListClaimsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListClaimsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListClaimsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListClaimsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateClaimResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ClaimCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateClaimResponse) GetJSON201() *ClaimCertificate {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateClaimResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateClaimResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateClaimResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateClaimResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateClaimResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetClaimResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Claim
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetClaimResponse) GetJSON200() *Claim {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetClaimResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetClaimResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetClaimResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetClaimResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetClaimResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutClaimBudgetResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegistrationBudget
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutClaimBudgetResponse) GetJSON200() *RegistrationBudget {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutClaimBudgetResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutClaimBudgetResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutClaimBudgetResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutClaimBudgetResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutClaimBudgetResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetDeviceResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -4777,6 +13337,342 @@ func (r RevokeDeviceResponse) ContentType() string {
 	return ""
 }
 
+type ListFleetCertificatesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FleetCertificatePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFleetCertificatesResponse) GetJSON200() *FleetCertificatePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFleetCertificatesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFleetCertificatesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFleetCertificatesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFleetCertificatesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFleetCertificatesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RegisterFleetCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *FleetCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r RegisterFleetCertificateResponse) GetJSON201() *FleetCertificate {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RegisterFleetCertificateResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RegisterFleetCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RegisterFleetCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RegisterFleetCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RegisterFleetCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetFleetCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FleetCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetFleetCertificateResponse) GetJSON200() *FleetCertificate {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetFleetCertificateResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetFleetCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetFleetCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetFleetCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetFleetCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetFleetCertificateStatusResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FleetCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetFleetCertificateStatusResponse) GetJSON200() *FleetCertificate {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SetFleetCertificateStatusResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SetFleetCertificateStatusResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetFleetCertificateStatusResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetFleetCertificateStatusResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetFleetCertificateStatusResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListFleetTemplatesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FleetTemplatePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFleetTemplatesResponse) GetJSON200() *FleetTemplatePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFleetTemplatesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFleetTemplatesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFleetTemplatesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFleetTemplatesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFleetTemplatesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutFleetTemplateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FleetTemplate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutFleetTemplateResponse) GetJSON200() *FleetTemplate {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutFleetTemplateResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutFleetTemplateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutFleetTemplateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutFleetTemplateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutFleetTemplateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateProvisioningClaimResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ClaimCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateProvisioningClaimResponse) GetJSON201() *ClaimCertificate {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateProvisioningClaimResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateProvisioningClaimResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateProvisioningClaimResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateProvisioningClaimResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateProvisioningClaimResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListHooksResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -4867,6 +13763,390 @@ func (r PutHookResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutHookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListJobsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *JobPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListJobsResponse) GetJSON200() *JobPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListJobsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListJobsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListJobsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListJobsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListJobsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateJobResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Job
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateJobResponse) GetJSON201() *Job {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateJobResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateJobResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateJobResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateJobResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateJobResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteJobResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Job
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteJobResponse) GetJSON200() *Job {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteJobResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteJobResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteJobResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteJobResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteJobResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetJobResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Job
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetJobResponse) GetJSON200() *Job {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetJobResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetJobResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetJobResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetJobResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetJobResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelJobResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Job
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CancelJobResponse) GetJSON200() *Job {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelJobResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelJobResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelJobResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelJobResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelJobResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListJobExecutionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *JobExecutionPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListJobExecutionsResponse) GetJSON200() *JobExecutionPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListJobExecutionsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListJobExecutionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListJobExecutionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListJobExecutionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListJobExecutionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelJobExecutionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *JobExecution
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CancelJobExecutionResponse) GetJSON200() *JobExecution {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelJobExecutionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelJobExecutionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelJobExecutionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelJobExecutionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelJobExecutionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddJobTargetsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Job
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AddJobTargetsResponse) GetJSON200() *Job {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddJobTargetsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddJobTargetsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddJobTargetsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddJobTargetsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddJobTargetsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5353,6 +14633,678 @@ func (r ListUnitsResponse) ContentType() string {
 	return ""
 }
 
+type ListPoliciesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DevicePolicyPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPoliciesResponse) GetJSON200() *DevicePolicyPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPoliciesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPoliciesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPoliciesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPoliciesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPoliciesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreatePolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *DevicePolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreatePolicyResponse) GetJSON201() *DevicePolicy {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreatePolicyResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreatePolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreatePolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreatePolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreatePolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeletePolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DevicePolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeletePolicyResponse) GetJSON200() *DevicePolicy {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeletePolicyResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeletePolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeletePolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeletePolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeletePolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DevicePolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetPolicyResponse) GetJSON200() *DevicePolicy {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetPolicyResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DetachPolicyFromCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyTarget
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DetachPolicyFromCertificateResponse) GetJSON200() *PolicyTarget {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DetachPolicyFromCertificateResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DetachPolicyFromCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DetachPolicyFromCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DetachPolicyFromCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DetachPolicyFromCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AttachPolicyToCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyTarget
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AttachPolicyToCertificateResponse) GetJSON200() *PolicyTarget {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AttachPolicyToCertificateResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AttachPolicyToCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AttachPolicyToCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AttachPolicyToCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AttachPolicyToCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DetachPolicyFromGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyTarget
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DetachPolicyFromGroupResponse) GetJSON200() *PolicyTarget {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DetachPolicyFromGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DetachPolicyFromGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DetachPolicyFromGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DetachPolicyFromGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DetachPolicyFromGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AttachPolicyToGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyTarget
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AttachPolicyToGroupResponse) GetJSON200() *PolicyTarget {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AttachPolicyToGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AttachPolicyToGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AttachPolicyToGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AttachPolicyToGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AttachPolicyToGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListPolicyTargetsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyTargetPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPolicyTargetsResponse) GetJSON200() *PolicyTargetPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPolicyTargetsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPolicyTargetsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPolicyTargetsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPolicyTargetsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPolicyTargetsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreatePolicyVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *DevicePolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreatePolicyVersionResponse) GetJSON201() *DevicePolicy {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreatePolicyVersionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreatePolicyVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreatePolicyVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreatePolicyVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreatePolicyVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeletePolicyVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DevicePolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeletePolicyVersionResponse) GetJSON200() *DevicePolicy {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeletePolicyVersionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeletePolicyVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeletePolicyVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeletePolicyVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeletePolicyVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetPolicyVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DevicePolicyVersion
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetPolicyVersionResponse) GetJSON200() *DevicePolicyVersion {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetPolicyVersionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetPolicyVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetPolicyVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetPolicyVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetPolicyVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetDefaultPolicyVersionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DevicePolicy
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetDefaultPolicyVersionResponse) GetJSON200() *DevicePolicy {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r SetDefaultPolicyVersionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SetDefaultPolicyVersionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetDefaultPolicyVersionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetDefaultPolicyVersionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetDefaultPolicyVersionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CheckPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyDecision
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CheckPolicyResponse) GetJSON200() *PolicyDecision {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CheckPolicyResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CheckPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CheckPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CheckPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CheckPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListPrincipalsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -5491,6 +15443,342 @@ func (r DisablePrincipalResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r DisablePrincipalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListRegisteredCAsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegisteredCAPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRegisteredCAsResponse) GetJSON200() *RegisteredCAPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRegisteredCAsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRegisteredCAsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRegisteredCAsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRegisteredCAsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRegisteredCAsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RegisterCAResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *RegisteredCA
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r RegisterCAResponse) GetJSON201() *RegisteredCA {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RegisterCAResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RegisterCAResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RegisterCAResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RegisterCAResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RegisterCAResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteRegisteredCAResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegisteredCA
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteRegisteredCAResponse) GetJSON200() *RegisteredCA {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteRegisteredCAResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteRegisteredCAResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteRegisteredCAResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteRegisteredCAResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteRegisteredCAResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRegisteredCAResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegisteredCA
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRegisteredCAResponse) GetJSON200() *RegisteredCA {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRegisteredCAResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRegisteredCAResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRegisteredCAResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRegisteredCAResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRegisteredCAResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UpdateRegisteredCAResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegisteredCA
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateRegisteredCAResponse) GetJSON200() *RegisteredCA {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateRegisteredCAResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateRegisteredCAResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateRegisteredCAResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateRegisteredCAResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateRegisteredCAResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutCABudgetResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegistrationBudget
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PutCABudgetResponse) GetJSON200() *RegistrationBudget {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PutCABudgetResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PutCABudgetResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutCABudgetResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutCABudgetResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutCABudgetResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRegistrationCodeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegistrationCode
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRegistrationCodeResponse) GetJSON200() *RegistrationCode {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRegistrationCodeResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRegistrationCodeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRegistrationCodeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRegistrationCodeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRegistrationCodeResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5977,6 +16265,630 @@ func (r PutTemplateResponse) ContentType() string {
 	return ""
 }
 
+type ListThingGroupsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroupPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingGroupsResponse) GetJSON200() *ThingGroupPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingGroupsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingGroupsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingGroupsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingGroupsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingGroupsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateThingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateThingGroupResponse) GetJSON201() *ThingGroup {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateThingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateThingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateThingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateThingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateThingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteThingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteThingGroupResponse) GetJSON200() *ThingGroup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteThingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteThingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteThingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteThingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteThingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetThingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetThingGroupResponse) GetJSON200() *ThingGroup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetThingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetThingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetThingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetThingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetThingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UpdateThingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingGroup
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateThingGroupResponse) GetJSON200() *ThingGroup {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateThingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateThingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateThingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateThingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateThingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListThingGroupThingsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingNamePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingGroupThingsResponse) GetJSON200() *ThingNamePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingGroupThingsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingGroupThingsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingGroupThingsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingGroupThingsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingGroupThingsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveThingFromThingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RemoveThingFromThingGroupResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveThingFromThingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveThingFromThingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveThingFromThingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveThingFromThingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveThingFromThingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddThingToThingGroupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AddThingToThingGroupResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddThingToThingGroupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddThingToThingGroupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddThingToThingGroupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddThingToThingGroupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddThingToThingGroupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListThingTypesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingTypePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingTypesResponse) GetJSON200() *ThingTypePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingTypesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingTypesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingTypesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingTypesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingTypesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateThingTypeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ThingType
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateThingTypeResponse) GetJSON201() *ThingType {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateThingTypeResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateThingTypeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateThingTypeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateThingTypeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateThingTypeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteThingTypeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingType
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteThingTypeResponse) GetJSON200() *ThingType {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteThingTypeResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteThingTypeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteThingTypeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteThingTypeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteThingTypeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetThingTypeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingType
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetThingTypeResponse) GetJSON200() *ThingType {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetThingTypeResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetThingTypeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetThingTypeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetThingTypeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetThingTypeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeprecateThingTypeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingType
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeprecateThingTypeResponse) GetJSON200() *ThingType {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeprecateThingTypeResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeprecateThingTypeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeprecateThingTypeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeprecateThingTypeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeprecateThingTypeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListThingsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -6019,6 +16931,102 @@ func (r ListThingsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListThingsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateThingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateThingResponse) GetJSON201() *Thing {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateThingResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateThingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateThingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateThingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateThingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteThingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteThingResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteThingResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteThingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteThingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteThingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteThingResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6071,6 +17079,451 @@ func (r GetThingResponse) ContentType() string {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
+}
+
+type UpdateThingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateThingResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateThingResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateThingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateThingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateThingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateThingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListThingJobsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *JobExecutionPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingJobsResponse) GetJSON200() *JobExecutionPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingJobsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingJobsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingJobsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingJobsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingJobsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListThingPrincipalsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingPrincipalPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingPrincipalsResponse) GetJSON200() *ThingPrincipalPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingPrincipalsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingPrincipalsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingPrincipalsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingPrincipalsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingPrincipalsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DetachThingPrincipalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DetachThingPrincipalResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DetachThingPrincipalResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DetachThingPrincipalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DetachThingPrincipalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DetachThingPrincipalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DetachThingPrincipalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AttachThingPrincipalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Thing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AttachThingPrincipalResponse) GetJSON200() *Thing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AttachThingPrincipalResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AttachThingPrincipalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AttachThingPrincipalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AttachThingPrincipalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AttachThingPrincipalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteShadowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Shadow
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteShadowResponse) GetJSON200() *Shadow {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteShadowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteShadowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteShadowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteShadowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteShadowResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetShadowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Shadow
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetShadowResponse) GetJSON200() *Shadow {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetShadowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetShadowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetShadowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetShadowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetShadowResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UpdateShadowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Shadow
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateShadowResponse) GetJSON200() *Shadow {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateShadowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateShadowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateShadowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateShadowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateShadowResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListShadowsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ShadowPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListShadowsResponse) GetJSON200() *ShadowPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListShadowsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListShadowsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListShadowsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListShadowsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListShadowsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListAttachedPoliciesWithResponse The policies that count for a certificate or a thing, or that a group has
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/attached-policies (the `ListAttachedPolicies` operationId).
+func (c *ClientWithResponses) ListAttachedPoliciesWithResponse(ctx context.Context, params *ListAttachedPoliciesParams, reqEditors ...RequestEditorFn) (*ListAttachedPoliciesResponse, error) {
+	rsp, err := c.ListAttachedPolicies(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAttachedPoliciesResponse(rsp)
 }
 
 // ListAuthoritiesWithResponse Certification authorities
@@ -6177,6 +17630,162 @@ func (c *ClientWithResponses) PutRootListWithResponse(ctx context.Context, autho
 	return ParsePutRootListResponse(rsp)
 }
 
+// ListBillingGroupsWithResponse Billing groups by name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/billing-groups (the `ListBillingGroups` operationId).
+func (c *ClientWithResponses) ListBillingGroupsWithResponse(ctx context.Context, params *ListBillingGroupsParams, reqEditors ...RequestEditorFn) (*ListBillingGroupsResponse, error) {
+	rsp, err := c.ListBillingGroups(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListBillingGroupsResponse(rsp)
+}
+
+// CreateBillingGroupWithBodyWithResponse Make a group; the same again changes nothing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+func (c *ClientWithResponses) CreateBillingGroupWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateBillingGroupResponse, error) {
+	rsp, err := c.CreateBillingGroupWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateBillingGroupResponse(rsp)
+}
+
+// CreateBillingGroupWithResponse Make a group; the same again changes nothing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/billing-groups (the `CreateBillingGroup` operationId).
+func (c *ClientWithResponses) CreateBillingGroupWithResponse(ctx context.Context, body CreateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBillingGroupResponse, error) {
+	rsp, err := c.CreateBillingGroup(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateBillingGroupResponse(rsp)
+}
+
+// DeleteBillingGroupWithResponse Remove a group; its things leave it
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/billing-groups/{group} (the `DeleteBillingGroup` operationId).
+func (c *ClientWithResponses) DeleteBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, params *DeleteBillingGroupParams, reqEditors ...RequestEditorFn) (*DeleteBillingGroupResponse, error) {
+	rsp, err := c.DeleteBillingGroup(ctx, group, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteBillingGroupResponse(rsp)
+}
+
+// GetBillingGroupWithResponse One group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/billing-groups/{group} (the `GetBillingGroup` operationId).
+func (c *ClientWithResponses) GetBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*GetBillingGroupResponse, error) {
+	rsp, err := c.GetBillingGroup(ctx, group, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBillingGroupResponse(rsp)
+}
+
+// UpdateBillingGroupWithBodyWithResponse Change a group
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+func (c *ClientWithResponses) UpdateBillingGroupWithBodyWithResponse(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateBillingGroupResponse, error) {
+	rsp, err := c.UpdateBillingGroupWithBody(ctx, group, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateBillingGroupResponse(rsp)
+}
+
+// UpdateBillingGroupWithResponse Change a group
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/billing-groups/{group} (the `UpdateBillingGroup` operationId).
+func (c *ClientWithResponses) UpdateBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, body UpdateBillingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateBillingGroupResponse, error) {
+	rsp, err := c.UpdateBillingGroup(ctx, group, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateBillingGroupResponse(rsp)
+}
+
+// ListBillingGroupThingsWithResponse Names of the things in a group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/billing-groups/{group}/things (the `ListBillingGroupThings` operationId).
+func (c *ClientWithResponses) ListBillingGroupThingsWithResponse(ctx context.Context, group ThingGroupParam, params *ListBillingGroupThingsParams, reqEditors ...RequestEditorFn) (*ListBillingGroupThingsResponse, error) {
+	rsp, err := c.ListBillingGroupThings(ctx, group, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListBillingGroupThingsResponse(rsp)
+}
+
+// RemoveThingFromBillingGroupWithResponse Take a thing out of a group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/billing-groups/{group}/things/{thing} (the `RemoveThingFromBillingGroup` operationId).
+func (c *ClientWithResponses) RemoveThingFromBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*RemoveThingFromBillingGroupResponse, error) {
+	rsp, err := c.RemoveThingFromBillingGroup(ctx, group, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveThingFromBillingGroupResponse(rsp)
+}
+
+// AddThingToBillingGroupWithResponse Put a thing into a group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/billing-groups/{group}/things/{thing} (the `AddThingToBillingGroup` operationId).
+func (c *ClientWithResponses) AddThingToBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*AddThingToBillingGroupResponse, error) {
+	rsp, err := c.AddThingToBillingGroup(ctx, group, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddThingToBillingGroupResponse(rsp)
+}
+
+// RegisterInBulkWithBodyWithResponse Register devices, a line of parameters each
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+func (c *ClientWithResponses) RegisterInBulkWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterInBulkResponse, error) {
+	rsp, err := c.RegisterInBulkWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterInBulkResponse(rsp)
+}
+
+// RegisterInBulkWithResponse Register devices, a line of parameters each
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
+func (c *ClientWithResponses) RegisterInBulkWithResponse(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterInBulkResponse, error) {
+	rsp, err := c.RegisterInBulk(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterInBulkResponse(rsp)
+}
+
 // SearchCertificatesWithResponse Search certificates; a page may be short, what counts is next
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6242,6 +17851,84 @@ func (c *ClientWithResponses) RevokeCertificateWithResponse(ctx context.Context,
 	return ParseRevokeCertificateResponse(rsp)
 }
 
+// ListClaimsWithResponse Claim certificates and their budgets
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/claims (the `ListClaims` operationId).
+func (c *ClientWithResponses) ListClaimsWithResponse(ctx context.Context, params *ListClaimsParams, reqEditors ...RequestEditorFn) (*ListClaimsResponse, error) {
+	rsp, err := c.ListClaims(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListClaimsResponse(rsp)
+}
+
+// CreateClaimWithBodyWithResponse Make a claim certificate with its budget
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+func (c *ClientWithResponses) CreateClaimWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateClaimResponse, error) {
+	rsp, err := c.CreateClaimWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateClaimResponse(rsp)
+}
+
+// CreateClaimWithResponse Make a claim certificate with its budget
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/claims (the `CreateClaim` operationId).
+func (c *ClientWithResponses) CreateClaimWithResponse(ctx context.Context, body CreateClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateClaimResponse, error) {
+	rsp, err := c.CreateClaim(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateClaimResponse(rsp)
+}
+
+// GetClaimWithResponse One claim certificate and what is left of its budget
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/claims/{certificate} (the `GetClaim` operationId).
+func (c *ClientWithResponses) GetClaimWithResponse(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*GetClaimResponse, error) {
+	rsp, err := c.GetClaim(ctx, certificate, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetClaimResponse(rsp)
+}
+
+// PutClaimBudgetWithBodyWithResponse Change what a claim certificate may make; what was used stays counted
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+func (c *ClientWithResponses) PutClaimBudgetWithBodyWithResponse(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutClaimBudgetResponse, error) {
+	rsp, err := c.PutClaimBudgetWithBody(ctx, certificate, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutClaimBudgetResponse(rsp)
+}
+
+// PutClaimBudgetWithResponse Change what a claim certificate may make; what was used stays counted
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
+func (c *ClientWithResponses) PutClaimBudgetWithResponse(ctx context.Context, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*PutClaimBudgetResponse, error) {
+	rsp, err := c.PutClaimBudget(ctx, certificate, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutClaimBudgetResponse(rsp)
+}
+
 // GetDeviceWithResponse A device or unit with all its certificates and its thing
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6281,6 +17968,153 @@ func (c *ClientWithResponses) RevokeDeviceWithResponse(ctx context.Context, devi
 	return ParseRevokeDeviceResponse(rsp)
 }
 
+// ListFleetCertificatesWithResponse Device certificates that the runtime knows
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/fleet-certificates (the `ListFleetCertificates` operationId).
+func (c *ClientWithResponses) ListFleetCertificatesWithResponse(ctx context.Context, params *ListFleetCertificatesParams, reqEditors ...RequestEditorFn) (*ListFleetCertificatesResponse, error) {
+	rsp, err := c.ListFleetCertificates(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFleetCertificatesResponse(rsp)
+}
+
+// RegisterFleetCertificateWithBodyWithResponse Register a device certificate that was brought along, with or without its CA
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+func (c *ClientWithResponses) RegisterFleetCertificateWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterFleetCertificateResponse, error) {
+	rsp, err := c.RegisterFleetCertificateWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterFleetCertificateResponse(rsp)
+}
+
+// RegisterFleetCertificateWithResponse Register a device certificate that was brought along, with or without its CA
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/fleet-certificates (the `RegisterFleetCertificate` operationId).
+func (c *ClientWithResponses) RegisterFleetCertificateWithResponse(ctx context.Context, body RegisterFleetCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterFleetCertificateResponse, error) {
+	rsp, err := c.RegisterFleetCertificate(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterFleetCertificateResponse(rsp)
+}
+
+// GetFleetCertificateWithResponse One device certificate with its things and policies
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/fleet-certificates/{certificate} (the `GetFleetCertificate` operationId).
+func (c *ClientWithResponses) GetFleetCertificateWithResponse(ctx context.Context, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*GetFleetCertificateResponse, error) {
+	rsp, err := c.GetFleetCertificate(ctx, certificate, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetFleetCertificateResponse(rsp)
+}
+
+// SetFleetCertificateStatusWithBodyWithResponse Change the status of a device certificate
+//
+// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+func (c *ClientWithResponses) SetFleetCertificateStatusWithBodyWithResponse(ctx context.Context, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetFleetCertificateStatusResponse, error) {
+	rsp, err := c.SetFleetCertificateStatusWithBody(ctx, certificate, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetFleetCertificateStatusResponse(rsp)
+}
+
+// SetFleetCertificateStatusWithResponse Change the status of a device certificate
+//
+// A certificate that is not ACTIVE any more has its connections closed within a second. REVOKED is for ever; one that was issued here is then on its list, too.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/fleet-certificates/{certificate}/status (the `SetFleetCertificateStatus` operationId).
+func (c *ClientWithResponses) SetFleetCertificateStatusWithResponse(ctx context.Context, certificate FleetCertificateParam, body SetFleetCertificateStatusJSONRequestBody, reqEditors ...RequestEditorFn) (*SetFleetCertificateStatusResponse, error) {
+	rsp, err := c.SetFleetCertificateStatus(ctx, certificate, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetFleetCertificateStatusResponse(rsp)
+}
+
+// ListFleetTemplatesWithResponse Templates that devices may provision themselves with
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/fleet-templates (the `ListFleetTemplates` operationId).
+func (c *ClientWithResponses) ListFleetTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListFleetTemplatesResponse, error) {
+	rsp, err := c.ListFleetTemplates(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFleetTemplatesResponse(rsp)
+}
+
+// PutFleetTemplateWithBodyWithResponse Let devices provision themselves with a template of the kind fleet, or stop it
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+func (c *ClientWithResponses) PutFleetTemplateWithBodyWithResponse(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutFleetTemplateResponse, error) {
+	rsp, err := c.PutFleetTemplateWithBody(ctx, template, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutFleetTemplateResponse(rsp)
+}
+
+// PutFleetTemplateWithResponse Let devices provision themselves with a template of the kind fleet, or stop it
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/fleet-templates/{template} (the `PutFleetTemplate` operationId).
+func (c *ClientWithResponses) PutFleetTemplateWithResponse(ctx context.Context, template TemplateParam, body PutFleetTemplateJSONRequestBody, reqEditors ...RequestEditorFn) (*PutFleetTemplateResponse, error) {
+	rsp, err := c.PutFleetTemplate(ctx, template, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutFleetTemplateResponse(rsp)
+}
+
+// CreateProvisioningClaimWithBodyWithResponse Make a claim for a trusted user, good for one device and five minutes
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+func (c *ClientWithResponses) CreateProvisioningClaimWithBodyWithResponse(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateProvisioningClaimResponse, error) {
+	rsp, err := c.CreateProvisioningClaimWithBody(ctx, template, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateProvisioningClaimResponse(rsp)
+}
+
+// CreateProvisioningClaimWithResponse Make a claim for a trusted user, good for one device and five minutes
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/fleet-templates/{template}/claims (the `CreateProvisioningClaim` operationId).
+func (c *ClientWithResponses) CreateProvisioningClaimWithResponse(ctx context.Context, template TemplateParam, body CreateProvisioningClaimJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateProvisioningClaimResponse, error) {
+	rsp, err := c.CreateProvisioningClaim(ctx, template, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateProvisioningClaimResponse(rsp)
+}
+
 // ListHooksWithResponse Webhooks, without their secrets
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6318,6 +18152,162 @@ func (c *ClientWithResponses) PutHookWithResponse(ctx context.Context, hook Hook
 		return nil, err
 	}
 	return ParsePutHookResponse(rsp)
+}
+
+// ListJobsWithResponse Jobs by name, without their documents
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/jobs (the `ListJobs` operationId).
+func (c *ClientWithResponses) ListJobsWithResponse(ctx context.Context, params *ListJobsParams, reqEditors ...RequestEditorFn) (*ListJobsResponse, error) {
+	rsp, err := c.ListJobs(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListJobsResponse(rsp)
+}
+
+// CreateJobWithBodyWithResponse Tell things or groups of things to do something
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+func (c *ClientWithResponses) CreateJobWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateJobResponse, error) {
+	rsp, err := c.CreateJobWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateJobResponse(rsp)
+}
+
+// CreateJobWithResponse Tell things or groups of things to do something
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs (the `CreateJob` operationId).
+func (c *ClientWithResponses) CreateJobWithResponse(ctx context.Context, body CreateJobJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateJobResponse, error) {
+	rsp, err := c.CreateJob(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateJobResponse(rsp)
+}
+
+// DeleteJobWithResponse Remove a job with all its executions
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/jobs/{job} (the `DeleteJob` operationId).
+func (c *ClientWithResponses) DeleteJobWithResponse(ctx context.Context, job JobParam, params *DeleteJobParams, reqEditors ...RequestEditorFn) (*DeleteJobResponse, error) {
+	rsp, err := c.DeleteJob(ctx, job, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteJobResponse(rsp)
+}
+
+// GetJobWithResponse One job with its document and how far it came
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/jobs/{job} (the `GetJob` operationId).
+func (c *ClientWithResponses) GetJobWithResponse(ctx context.Context, job JobParam, reqEditors ...RequestEditorFn) (*GetJobResponse, error) {
+	rsp, err := c.GetJob(ctx, job, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetJobResponse(rsp)
+}
+
+// CancelJobWithBodyWithResponse End a job; what is in progress goes on unless forced
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+func (c *ClientWithResponses) CancelJobWithBodyWithResponse(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelJobResponse, error) {
+	rsp, err := c.CancelJobWithBody(ctx, job, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelJobResponse(rsp)
+}
+
+// CancelJobWithResponse End a job; what is in progress goes on unless forced
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs/{job}/cancel (the `CancelJob` operationId).
+func (c *ClientWithResponses) CancelJobWithResponse(ctx context.Context, job JobParam, body CancelJobJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelJobResponse, error) {
+	rsp, err := c.CancelJob(ctx, job, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelJobResponse(rsp)
+}
+
+// ListJobExecutionsWithResponse A job's latest attempt on each thing
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/jobs/{job}/executions (the `ListJobExecutions` operationId).
+func (c *ClientWithResponses) ListJobExecutionsWithResponse(ctx context.Context, job JobParam, params *ListJobExecutionsParams, reqEditors ...RequestEditorFn) (*ListJobExecutionsResponse, error) {
+	rsp, err := c.ListJobExecutions(ctx, job, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListJobExecutionsResponse(rsp)
+}
+
+// CancelJobExecutionWithBodyWithResponse Cancel a job for one thing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+func (c *ClientWithResponses) CancelJobExecutionWithBodyWithResponse(ctx context.Context, job JobParam, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelJobExecutionResponse, error) {
+	rsp, err := c.CancelJobExecutionWithBody(ctx, job, thing, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelJobExecutionResponse(rsp)
+}
+
+// CancelJobExecutionWithResponse Cancel a job for one thing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs/{job}/executions/{thing}/cancel (the `CancelJobExecution` operationId).
+func (c *ClientWithResponses) CancelJobExecutionWithResponse(ctx context.Context, job JobParam, thing ThingParam, body CancelJobExecutionJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelJobExecutionResponse, error) {
+	rsp, err := c.CancelJobExecution(ctx, job, thing, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelJobExecutionResponse(rsp)
+}
+
+// AddJobTargetsWithBodyWithResponse Give a continuous job more targets
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+func (c *ClientWithResponses) AddJobTargetsWithBodyWithResponse(ctx context.Context, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddJobTargetsResponse, error) {
+	rsp, err := c.AddJobTargetsWithBody(ctx, job, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddJobTargetsResponse(rsp)
+}
+
+// AddJobTargetsWithResponse Give a continuous job more targets
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
+func (c *ClientWithResponses) AddJobTargetsWithResponse(ctx context.Context, job JobParam, body AddJobTargetsJSONRequestBody, reqEditors ...RequestEditorFn) (*AddJobTargetsResponse, error) {
+	rsp, err := c.AddJobTargets(ctx, job, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddJobTargetsResponse(rsp)
 }
 
 // ListListsWithResponse State of the certificate revocation lists
@@ -6476,6 +18466,227 @@ func (c *ClientWithResponses) ListUnitsWithResponse(ctx context.Context, order O
 	return ParseListUnitsResponse(rsp)
 }
 
+// ListPoliciesWithResponse Device policies, without their documents
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/policies (the `ListPolicies` operationId).
+func (c *ClientWithResponses) ListPoliciesWithResponse(ctx context.Context, params *ListPoliciesParams, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error) {
+	rsp, err := c.ListPolicies(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPoliciesResponse(rsp)
+}
+
+// CreatePolicyWithBodyWithResponse Make a device policy with its first version
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+func (c *ClientWithResponses) CreatePolicyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error) {
+	rsp, err := c.CreatePolicyWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePolicyResponse(rsp)
+}
+
+// CreatePolicyWithResponse Make a device policy with its first version
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policies (the `CreatePolicy` operationId).
+func (c *ClientWithResponses) CreatePolicyWithResponse(ctx context.Context, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error) {
+	rsp, err := c.CreatePolicy(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePolicyResponse(rsp)
+}
+
+// DeletePolicyWithResponse Delete a policy that has one version and is attached to nothing
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/policies/{policy} (the `DeletePolicy` operationId).
+func (c *ClientWithResponses) DeletePolicyWithResponse(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*DeletePolicyResponse, error) {
+	rsp, err := c.DeletePolicy(ctx, policy, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeletePolicyResponse(rsp)
+}
+
+// GetPolicyWithResponse One device policy with its versions
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/policies/{policy} (the `GetPolicy` operationId).
+func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, policy PolicyParam, reqEditors ...RequestEditorFn) (*GetPolicyResponse, error) {
+	rsp, err := c.GetPolicy(ctx, policy, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetPolicyResponse(rsp)
+}
+
+// DetachPolicyFromCertificateWithResponse Take a policy from a device certificate
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/policies/{policy}/certificates/{certificate} (the `DetachPolicyFromCertificate` operationId).
+func (c *ClientWithResponses) DetachPolicyFromCertificateWithResponse(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*DetachPolicyFromCertificateResponse, error) {
+	rsp, err := c.DetachPolicyFromCertificate(ctx, policy, certificate, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDetachPolicyFromCertificateResponse(rsp)
+}
+
+// AttachPolicyToCertificateWithResponse Attach a policy to a device certificate
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/policies/{policy}/certificates/{certificate} (the `AttachPolicyToCertificate` operationId).
+func (c *ClientWithResponses) AttachPolicyToCertificateWithResponse(ctx context.Context, policy PolicyParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*AttachPolicyToCertificateResponse, error) {
+	rsp, err := c.AttachPolicyToCertificate(ctx, policy, certificate, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachPolicyToCertificateResponse(rsp)
+}
+
+// DetachPolicyFromGroupWithResponse Take a policy from a thing group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/policies/{policy}/groups/{group} (the `DetachPolicyFromGroup` operationId).
+func (c *ClientWithResponses) DetachPolicyFromGroupWithResponse(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*DetachPolicyFromGroupResponse, error) {
+	rsp, err := c.DetachPolicyFromGroup(ctx, policy, group, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDetachPolicyFromGroupResponse(rsp)
+}
+
+// AttachPolicyToGroupWithResponse Attach a policy to a static thing group, for all its things
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/policies/{policy}/groups/{group} (the `AttachPolicyToGroup` operationId).
+func (c *ClientWithResponses) AttachPolicyToGroupWithResponse(ctx context.Context, policy PolicyParam, group PolicyGroupParam, reqEditors ...RequestEditorFn) (*AttachPolicyToGroupResponse, error) {
+	rsp, err := c.AttachPolicyToGroup(ctx, policy, group, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachPolicyToGroupResponse(rsp)
+}
+
+// ListPolicyTargetsWithResponse What a policy is attached to
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/policies/{policy}/targets (the `ListPolicyTargets` operationId).
+func (c *ClientWithResponses) ListPolicyTargetsWithResponse(ctx context.Context, policy PolicyParam, params *ListPolicyTargetsParams, reqEditors ...RequestEditorFn) (*ListPolicyTargetsResponse, error) {
+	rsp, err := c.ListPolicyTargets(ctx, policy, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPolicyTargetsResponse(rsp)
+}
+
+// CreatePolicyVersionWithBodyWithResponse Add a version to a policy, of at most five
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+func (c *ClientWithResponses) CreatePolicyVersionWithBodyWithResponse(ctx context.Context, policy PolicyParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePolicyVersionResponse, error) {
+	rsp, err := c.CreatePolicyVersionWithBody(ctx, policy, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePolicyVersionResponse(rsp)
+}
+
+// CreatePolicyVersionWithResponse Add a version to a policy, of at most five
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policies/{policy}/versions (the `CreatePolicyVersion` operationId).
+func (c *ClientWithResponses) CreatePolicyVersionWithResponse(ctx context.Context, policy PolicyParam, body CreatePolicyVersionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePolicyVersionResponse, error) {
+	rsp, err := c.CreatePolicyVersion(ctx, policy, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePolicyVersionResponse(rsp)
+}
+
+// DeletePolicyVersionWithResponse Delete a version that is not the default
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/policies/{policy}/versions/{version} (the `DeletePolicyVersion` operationId).
+func (c *ClientWithResponses) DeletePolicyVersionWithResponse(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*DeletePolicyVersionResponse, error) {
+	rsp, err := c.DeletePolicyVersion(ctx, policy, version, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeletePolicyVersionResponse(rsp)
+}
+
+// GetPolicyVersionWithResponse One version of a policy with its document
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/policies/{policy}/versions/{version} (the `GetPolicyVersion` operationId).
+func (c *ClientWithResponses) GetPolicyVersionWithResponse(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*GetPolicyVersionResponse, error) {
+	rsp, err := c.GetPolicyVersion(ctx, policy, version, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetPolicyVersionResponse(rsp)
+}
+
+// SetDefaultPolicyVersionWithResponse Choose the version that counts; it counts at once
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policies/{policy}/versions/{version}/default (the `SetDefaultPolicyVersion` operationId).
+func (c *ClientWithResponses) SetDefaultPolicyVersionWithResponse(ctx context.Context, policy PolicyParam, version VersionParam, reqEditors ...RequestEditorFn) (*SetDefaultPolicyVersionResponse, error) {
+	rsp, err := c.SetDefaultPolicyVersion(ctx, policy, version, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetDefaultPolicyVersionResponse(rsp)
+}
+
+// CheckPolicyWithBodyWithResponse Say whether a device may do something, and which statement decides
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+func (c *ClientWithResponses) CheckPolicyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CheckPolicyResponse, error) {
+	rsp, err := c.CheckPolicyWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCheckPolicyResponse(rsp)
+}
+
+// CheckPolicyWithResponse Say whether a device may do something, and which statement decides
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/policy-check (the `CheckPolicy` operationId).
+func (c *ClientWithResponses) CheckPolicyWithResponse(ctx context.Context, body CheckPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*CheckPolicyResponse, error) {
+	rsp, err := c.CheckPolicy(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCheckPolicyResponse(rsp)
+}
+
 // ListPrincipalsWithResponse Named people and scripts
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6526,6 +18737,136 @@ func (c *ClientWithResponses) DisablePrincipalWithResponse(ctx context.Context, 
 		return nil, err
 	}
 	return ParseDisablePrincipalResponse(rsp)
+}
+
+// ListRegisteredCAsWithResponse CAs whose device certificates are let in
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/registered-cas (the `ListRegisteredCAs` operationId).
+func (c *ClientWithResponses) ListRegisteredCAsWithResponse(ctx context.Context, params *ListRegisteredCAsParams, reqEditors ...RequestEditorFn) (*ListRegisteredCAsResponse, error) {
+	rsp, err := c.ListRegisteredCAs(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRegisteredCAsResponse(rsp)
+}
+
+// RegisterCAWithBodyWithResponse Register a CA, one's own or one that was brought along
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+func (c *ClientWithResponses) RegisterCAWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterCAResponse, error) {
+	rsp, err := c.RegisterCAWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterCAResponse(rsp)
+}
+
+// RegisterCAWithResponse Register a CA, one's own or one that was brought along
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/registered-cas (the `RegisterCA` operationId).
+func (c *ClientWithResponses) RegisterCAWithResponse(ctx context.Context, body RegisterCAJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterCAResponse, error) {
+	rsp, err := c.RegisterCA(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterCAResponse(rsp)
+}
+
+// DeleteRegisteredCAWithResponse Forget an INACTIVE CA that has no certificates
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/registered-cas/{ca} (the `DeleteRegisteredCA` operationId).
+func (c *ClientWithResponses) DeleteRegisteredCAWithResponse(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*DeleteRegisteredCAResponse, error) {
+	rsp, err := c.DeleteRegisteredCA(ctx, ca, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteRegisteredCAResponse(rsp)
+}
+
+// GetRegisteredCAWithResponse One registered CA
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/registered-cas/{ca} (the `GetRegisteredCA` operationId).
+func (c *ClientWithResponses) GetRegisteredCAWithResponse(ctx context.Context, ca RegisteredCAParam, reqEditors ...RequestEditorFn) (*GetRegisteredCAResponse, error) {
+	rsp, err := c.GetRegisteredCA(ctx, ca, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRegisteredCAResponse(rsp)
+}
+
+// UpdateRegisteredCAWithBodyWithResponse Change a registered CA; what is not named stays
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+func (c *ClientWithResponses) UpdateRegisteredCAWithBodyWithResponse(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRegisteredCAResponse, error) {
+	rsp, err := c.UpdateRegisteredCAWithBody(ctx, ca, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateRegisteredCAResponse(rsp)
+}
+
+// UpdateRegisteredCAWithResponse Change a registered CA; what is not named stays
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/registered-cas/{ca} (the `UpdateRegisteredCA` operationId).
+func (c *ClientWithResponses) UpdateRegisteredCAWithResponse(ctx context.Context, ca RegisteredCAParam, body UpdateRegisteredCAJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRegisteredCAResponse, error) {
+	rsp, err := c.UpdateRegisteredCA(ctx, ca, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateRegisteredCAResponse(rsp)
+}
+
+// PutCABudgetWithBodyWithResponse Say how many devices a CA may register at the door
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+func (c *ClientWithResponses) PutCABudgetWithBodyWithResponse(ctx context.Context, ca RegisteredCAParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCABudgetResponse, error) {
+	rsp, err := c.PutCABudgetWithBody(ctx, ca, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutCABudgetResponse(rsp)
+}
+
+// PutCABudgetWithResponse Say how many devices a CA may register at the door
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/registered-cas/{ca}/budget (the `PutCABudget` operationId).
+func (c *ClientWithResponses) PutCABudgetWithResponse(ctx context.Context, ca RegisteredCAParam, body PutCABudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*PutCABudgetResponse, error) {
+	rsp, err := c.PutCABudget(ctx, ca, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutCABudgetResponse(rsp)
+}
+
+// GetRegistrationCodeWithResponse The word that proofs of possession sign
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/registration-code (the `GetRegistrationCode` operationId).
+func (c *ClientWithResponses) GetRegistrationCodeWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRegistrationCodeResponse, error) {
+	rsp, err := c.GetRegistrationCode(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRegistrationCodeResponse(rsp)
 }
 
 // ListRegistrationsWithResponse How the certificates of each authority are registered at first boot
@@ -6723,7 +19064,228 @@ func (c *ClientWithResponses) PutTemplateWithResponse(ctx context.Context, templ
 	return ParsePutTemplateResponse(rsp)
 }
 
-// ListThingsWithResponse Devices after first boot, all or by an attribute
+// ListThingGroupsWithResponse Static and dynamic groups by name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/thing-groups (the `ListThingGroups` operationId).
+func (c *ClientWithResponses) ListThingGroupsWithResponse(ctx context.Context, params *ListThingGroupsParams, reqEditors ...RequestEditorFn) (*ListThingGroupsResponse, error) {
+	rsp, err := c.ListThingGroups(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingGroupsResponse(rsp)
+}
+
+// CreateThingGroupWithBodyWithResponse Make a group; the same again changes nothing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+func (c *ClientWithResponses) CreateThingGroupWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateThingGroupResponse, error) {
+	rsp, err := c.CreateThingGroupWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateThingGroupResponse(rsp)
+}
+
+// CreateThingGroupWithResponse Make a group; the same again changes nothing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/thing-groups (the `CreateThingGroup` operationId).
+func (c *ClientWithResponses) CreateThingGroupWithResponse(ctx context.Context, body CreateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateThingGroupResponse, error) {
+	rsp, err := c.CreateThingGroup(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateThingGroupResponse(rsp)
+}
+
+// DeleteThingGroupWithResponse Remove a group; its things leave it
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/thing-groups/{group} (the `DeleteThingGroup` operationId).
+func (c *ClientWithResponses) DeleteThingGroupWithResponse(ctx context.Context, group ThingGroupParam, params *DeleteThingGroupParams, reqEditors ...RequestEditorFn) (*DeleteThingGroupResponse, error) {
+	rsp, err := c.DeleteThingGroup(ctx, group, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteThingGroupResponse(rsp)
+}
+
+// GetThingGroupWithResponse One group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/thing-groups/{group} (the `GetThingGroup` operationId).
+func (c *ClientWithResponses) GetThingGroupWithResponse(ctx context.Context, group ThingGroupParam, reqEditors ...RequestEditorFn) (*GetThingGroupResponse, error) {
+	rsp, err := c.GetThingGroup(ctx, group, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetThingGroupResponse(rsp)
+}
+
+// UpdateThingGroupWithBodyWithResponse Change a group
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+func (c *ClientWithResponses) UpdateThingGroupWithBodyWithResponse(ctx context.Context, group ThingGroupParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateThingGroupResponse, error) {
+	rsp, err := c.UpdateThingGroupWithBody(ctx, group, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateThingGroupResponse(rsp)
+}
+
+// UpdateThingGroupWithResponse Change a group
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/thing-groups/{group} (the `UpdateThingGroup` operationId).
+func (c *ClientWithResponses) UpdateThingGroupWithResponse(ctx context.Context, group ThingGroupParam, body UpdateThingGroupJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateThingGroupResponse, error) {
+	rsp, err := c.UpdateThingGroup(ctx, group, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateThingGroupResponse(rsp)
+}
+
+// ListThingGroupThingsWithResponse Names of the things in a group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/thing-groups/{group}/things (the `ListThingGroupThings` operationId).
+func (c *ClientWithResponses) ListThingGroupThingsWithResponse(ctx context.Context, group ThingGroupParam, params *ListThingGroupThingsParams, reqEditors ...RequestEditorFn) (*ListThingGroupThingsResponse, error) {
+	rsp, err := c.ListThingGroupThings(ctx, group, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingGroupThingsResponse(rsp)
+}
+
+// RemoveThingFromThingGroupWithResponse Take a thing out of a group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/thing-groups/{group}/things/{thing} (the `RemoveThingFromThingGroup` operationId).
+func (c *ClientWithResponses) RemoveThingFromThingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*RemoveThingFromThingGroupResponse, error) {
+	rsp, err := c.RemoveThingFromThingGroup(ctx, group, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveThingFromThingGroupResponse(rsp)
+}
+
+// AddThingToThingGroupWithResponse Put a thing into a group
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/thing-groups/{group}/things/{thing} (the `AddThingToThingGroup` operationId).
+func (c *ClientWithResponses) AddThingToThingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*AddThingToThingGroupResponse, error) {
+	rsp, err := c.AddThingToThingGroup(ctx, group, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddThingToThingGroupResponse(rsp)
+}
+
+// ListThingTypesWithResponse Thing types by name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/thing-types (the `ListThingTypes` operationId).
+func (c *ClientWithResponses) ListThingTypesWithResponse(ctx context.Context, params *ListThingTypesParams, reqEditors ...RequestEditorFn) (*ListThingTypesResponse, error) {
+	rsp, err := c.ListThingTypes(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingTypesResponse(rsp)
+}
+
+// CreateThingTypeWithBodyWithResponse Make a thing type; the same again changes nothing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+func (c *ClientWithResponses) CreateThingTypeWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateThingTypeResponse, error) {
+	rsp, err := c.CreateThingTypeWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateThingTypeResponse(rsp)
+}
+
+// CreateThingTypeWithResponse Make a thing type; the same again changes nothing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/thing-types (the `CreateThingType` operationId).
+func (c *ClientWithResponses) CreateThingTypeWithResponse(ctx context.Context, body CreateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateThingTypeResponse, error) {
+	rsp, err := c.CreateThingType(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateThingTypeResponse(rsp)
+}
+
+// DeleteThingTypeWithResponse Remove a deprecated type that no thing has
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/thing-types/{type} (the `DeleteThingType` operationId).
+func (c *ClientWithResponses) DeleteThingTypeWithResponse(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*DeleteThingTypeResponse, error) {
+	rsp, err := c.DeleteThingType(ctx, pType, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteThingTypeResponse(rsp)
+}
+
+// GetThingTypeWithResponse One thing type
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/thing-types/{type} (the `GetThingType` operationId).
+func (c *ClientWithResponses) GetThingTypeWithResponse(ctx context.Context, pType ThingTypeParam, reqEditors ...RequestEditorFn) (*GetThingTypeResponse, error) {
+	rsp, err := c.GetThingType(ctx, pType, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetThingTypeResponse(rsp)
+}
+
+// DeprecateThingTypeWithBodyWithResponse Keep new things from a type, or let them to it again
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+func (c *ClientWithResponses) DeprecateThingTypeWithBodyWithResponse(ctx context.Context, pType ThingTypeParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DeprecateThingTypeResponse, error) {
+	rsp, err := c.DeprecateThingTypeWithBody(ctx, pType, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeprecateThingTypeResponse(rsp)
+}
+
+// DeprecateThingTypeWithResponse Keep new things from a type, or let them to it again
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/thing-types/{type}/deprecate (the `DeprecateThingType` operationId).
+func (c *ClientWithResponses) DeprecateThingTypeWithResponse(ctx context.Context, pType ThingTypeParam, body DeprecateThingTypeJSONRequestBody, reqEditors ...RequestEditorFn) (*DeprecateThingTypeResponse, error) {
+	rsp, err := c.DeprecateThingType(ctx, pType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeprecateThingTypeResponse(rsp)
+}
+
+// ListThingsWithResponse Devices after first boot, all, by an attribute, by a query, or those that are silent
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -6734,6 +19296,45 @@ func (c *ClientWithResponses) ListThingsWithResponse(ctx context.Context, params
 		return nil, err
 	}
 	return ParseListThingsResponse(rsp)
+}
+
+// CreateThingWithBodyWithResponse Make a thing by hand; the same again changes nothing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+func (c *ClientWithResponses) CreateThingWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateThingResponse, error) {
+	rsp, err := c.CreateThingWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateThingResponse(rsp)
+}
+
+// CreateThingWithResponse Make a thing by hand; the same again changes nothing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/things (the `CreateThing` operationId).
+func (c *ClientWithResponses) CreateThingWithResponse(ctx context.Context, body CreateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateThingResponse, error) {
+	rsp, err := c.CreateThing(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateThingResponse(rsp)
+}
+
+// DeleteThingWithResponse Remove a thing that has no certificate, with its shadows; what it still had to do ends
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/things/{thing} (the `DeleteThing` operationId).
+func (c *ClientWithResponses) DeleteThingWithResponse(ctx context.Context, thing ThingParam, params *DeleteThingParams, reqEditors ...RequestEditorFn) (*DeleteThingResponse, error) {
+	rsp, err := c.DeleteThing(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteThingResponse(rsp)
 }
 
 // GetThingWithResponse One thing
@@ -6747,6 +19348,195 @@ func (c *ClientWithResponses) GetThingWithResponse(ctx context.Context, thing Th
 		return nil, err
 	}
 	return ParseGetThingResponse(rsp)
+}
+
+// UpdateThingWithBodyWithResponse Change the attributes or the type of a thing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+func (c *ClientWithResponses) UpdateThingWithBodyWithResponse(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateThingResponse, error) {
+	rsp, err := c.UpdateThingWithBody(ctx, thing, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateThingResponse(rsp)
+}
+
+// UpdateThingWithResponse Change the attributes or the type of a thing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
+func (c *ClientWithResponses) UpdateThingWithResponse(ctx context.Context, thing ThingParam, body UpdateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateThingResponse, error) {
+	rsp, err := c.UpdateThing(ctx, thing, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateThingResponse(rsp)
+}
+
+// ListThingJobsWithResponse All attempts of a thing at jobs
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/jobs (the `ListThingJobs` operationId).
+func (c *ClientWithResponses) ListThingJobsWithResponse(ctx context.Context, thing ThingParam, params *ListThingJobsParams, reqEditors ...RequestEditorFn) (*ListThingJobsResponse, error) {
+	rsp, err := c.ListThingJobs(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingJobsResponse(rsp)
+}
+
+// ListThingPrincipalsWithResponse The certificates that act for a thing, in the order of attaching
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/principals (the `ListThingPrincipals` operationId).
+func (c *ClientWithResponses) ListThingPrincipalsWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*ListThingPrincipalsResponse, error) {
+	rsp, err := c.ListThingPrincipals(ctx, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingPrincipalsResponse(rsp)
+}
+
+// DetachThingPrincipalWithResponse End that a certificate acts for a thing
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/things/{thing}/principals/{certificate} (the `DetachThingPrincipal` operationId).
+func (c *ClientWithResponses) DetachThingPrincipalWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, reqEditors ...RequestEditorFn) (*DetachThingPrincipalResponse, error) {
+	rsp, err := c.DetachThingPrincipal(ctx, thing, certificate, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDetachThingPrincipalResponse(rsp)
+}
+
+// AttachThingPrincipalWithBodyWithResponse Let a certificate act for a thing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+func (c *ClientWithResponses) AttachThingPrincipalWithBodyWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AttachThingPrincipalResponse, error) {
+	rsp, err := c.AttachThingPrincipalWithBody(ctx, thing, certificate, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachThingPrincipalResponse(rsp)
+}
+
+// AttachThingPrincipalWithResponse Let a certificate act for a thing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
+func (c *ClientWithResponses) AttachThingPrincipalWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*AttachThingPrincipalResponse, error) {
+	rsp, err := c.AttachThingPrincipal(ctx, thing, certificate, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachThingPrincipalResponse(rsp)
+}
+
+// DeleteShadowWithResponse Remove a shadow; its version goes on counting
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/things/{thing}/shadow (the `DeleteShadow` operationId).
+func (c *ClientWithResponses) DeleteShadowWithResponse(ctx context.Context, thing ThingParam, params *DeleteShadowParams, reqEditors ...RequestEditorFn) (*DeleteShadowResponse, error) {
+	rsp, err := c.DeleteShadow(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteShadowResponse(rsp)
+}
+
+// GetShadowWithResponse What a thing should be, what it said it is, and the difference
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/shadow (the `GetShadow` operationId).
+func (c *ClientWithResponses) GetShadowWithResponse(ctx context.Context, thing ThingParam, params *GetShadowParams, reqEditors ...RequestEditorFn) (*GetShadowResponse, error) {
+	rsp, err := c.GetShadow(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetShadowResponse(rsp)
+}
+
+// UpdateShadowWithBodyWithResponse Change what a thing should be; the device is told
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+func (c *ClientWithResponses) UpdateShadowWithBodyWithResponse(ctx context.Context, thing ThingParam, params *UpdateShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateShadowResponse, error) {
+	rsp, err := c.UpdateShadowWithBody(ctx, thing, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateShadowResponse(rsp)
+}
+
+// UpdateShadowWithResponse Change what a thing should be; the device is told
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/things/{thing}/shadow (the `UpdateShadow` operationId).
+func (c *ClientWithResponses) UpdateShadowWithResponse(ctx context.Context, thing ThingParam, params *UpdateShadowParams, body UpdateShadowJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateShadowResponse, error) {
+	rsp, err := c.UpdateShadow(ctx, thing, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateShadowResponse(rsp)
+}
+
+// ListShadowsWithResponse Which shadows a thing has
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
+func (c *ClientWithResponses) ListShadowsWithResponse(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*ListShadowsResponse, error) {
+	rsp, err := c.ListShadows(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListShadowsResponse(rsp)
+}
+
+// ParseListAttachedPoliciesResponse parses an HTTP response from a ListAttachedPoliciesWithResponse call
+func ParseListAttachedPoliciesResponse(rsp *http.Response) (*ListAttachedPoliciesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAttachedPoliciesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AttachedPolicyPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseListAuthoritiesResponse parses an HTTP response from a ListAuthoritiesWithResponse call
@@ -6914,6 +19704,303 @@ func ParsePutRootListResponse(rsp *http.Response) (*PutRootListResponse, error) 
 	return response, nil
 }
 
+// ParseListBillingGroupsResponse parses an HTTP response from a ListBillingGroupsWithResponse call
+func ParseListBillingGroupsResponse(rsp *http.Response) (*ListBillingGroupsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListBillingGroupsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroupPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateBillingGroupResponse parses an HTTP response from a CreateBillingGroupWithResponse call
+func ParseCreateBillingGroupResponse(rsp *http.Response) (*CreateBillingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateBillingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteBillingGroupResponse parses an HTTP response from a DeleteBillingGroupWithResponse call
+func ParseDeleteBillingGroupResponse(rsp *http.Response) (*DeleteBillingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteBillingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetBillingGroupResponse parses an HTTP response from a GetBillingGroupWithResponse call
+func ParseGetBillingGroupResponse(rsp *http.Response) (*GetBillingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBillingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateBillingGroupResponse parses an HTTP response from a UpdateBillingGroupWithResponse call
+func ParseUpdateBillingGroupResponse(rsp *http.Response) (*UpdateBillingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateBillingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListBillingGroupThingsResponse parses an HTTP response from a ListBillingGroupThingsWithResponse call
+func ParseListBillingGroupThingsResponse(rsp *http.Response) (*ListBillingGroupThingsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListBillingGroupThingsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingNamePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveThingFromBillingGroupResponse parses an HTTP response from a RemoveThingFromBillingGroupWithResponse call
+func ParseRemoveThingFromBillingGroupResponse(rsp *http.Response) (*RemoveThingFromBillingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveThingFromBillingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddThingToBillingGroupResponse parses an HTTP response from a AddThingToBillingGroupWithResponse call
+func ParseAddThingToBillingGroupResponse(rsp *http.Response) (*AddThingToBillingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddThingToBillingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRegisterInBulkResponse parses an HTTP response from a RegisterInBulkWithResponse call
+func ParseRegisterInBulkResponse(rsp *http.Response) (*RegisterInBulkResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RegisterInBulkResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BulkAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseSearchCertificatesResponse parses an HTTP response from a SearchCertificatesWithResponse call
 func ParseSearchCertificatesResponse(rsp *http.Response) (*SearchCertificatesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7046,6 +20133,138 @@ func ParseRevokeCertificateResponse(rsp *http.Response) (*RevokeCertificateRespo
 	return response, nil
 }
 
+// ParseListClaimsResponse parses an HTTP response from a ListClaimsWithResponse call
+func ParseListClaimsResponse(rsp *http.Response) (*ListClaimsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListClaimsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ClaimPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateClaimResponse parses an HTTP response from a CreateClaimWithResponse call
+func ParseCreateClaimResponse(rsp *http.Response) (*CreateClaimResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateClaimResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ClaimCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetClaimResponse parses an HTTP response from a GetClaimWithResponse call
+func ParseGetClaimResponse(rsp *http.Response) (*GetClaimResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetClaimResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Claim
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutClaimBudgetResponse parses an HTTP response from a PutClaimBudgetWithResponse call
+func ParsePutClaimBudgetResponse(rsp *http.Response) (*PutClaimBudgetResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutClaimBudgetResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegistrationBudget
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetDeviceResponse parses an HTTP response from a GetDeviceWithResponse call
 func ParseGetDeviceResponse(rsp *http.Response) (*GetDeviceResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7112,6 +20331,237 @@ func ParseRevokeDeviceResponse(rsp *http.Response) (*RevokeDeviceResponse, error
 	return response, nil
 }
 
+// ParseListFleetCertificatesResponse parses an HTTP response from a ListFleetCertificatesWithResponse call
+func ParseListFleetCertificatesResponse(rsp *http.Response) (*ListFleetCertificatesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFleetCertificatesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FleetCertificatePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRegisterFleetCertificateResponse parses an HTTP response from a RegisterFleetCertificateWithResponse call
+func ParseRegisterFleetCertificateResponse(rsp *http.Response) (*RegisterFleetCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RegisterFleetCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest FleetCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetFleetCertificateResponse parses an HTTP response from a GetFleetCertificateWithResponse call
+func ParseGetFleetCertificateResponse(rsp *http.Response) (*GetFleetCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetFleetCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FleetCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetFleetCertificateStatusResponse parses an HTTP response from a SetFleetCertificateStatusWithResponse call
+func ParseSetFleetCertificateStatusResponse(rsp *http.Response) (*SetFleetCertificateStatusResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetFleetCertificateStatusResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FleetCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListFleetTemplatesResponse parses an HTTP response from a ListFleetTemplatesWithResponse call
+func ParseListFleetTemplatesResponse(rsp *http.Response) (*ListFleetTemplatesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFleetTemplatesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FleetTemplatePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutFleetTemplateResponse parses an HTTP response from a PutFleetTemplateWithResponse call
+func ParsePutFleetTemplateResponse(rsp *http.Response) (*PutFleetTemplateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutFleetTemplateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FleetTemplate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateProvisioningClaimResponse parses an HTTP response from a CreateProvisioningClaimWithResponse call
+func ParseCreateProvisioningClaimResponse(rsp *http.Response) (*CreateProvisioningClaimResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateProvisioningClaimResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ClaimCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListHooksResponse parses an HTTP response from a ListHooksWithResponse call
 func ParseListHooksResponse(rsp *http.Response) (*ListHooksResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7161,6 +20611,270 @@ func ParsePutHookResponse(rsp *http.Response) (*PutHookResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Hook
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListJobsResponse parses an HTTP response from a ListJobsWithResponse call
+func ParseListJobsResponse(rsp *http.Response) (*ListJobsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListJobsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest JobPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateJobResponse parses an HTTP response from a CreateJobWithResponse call
+func ParseCreateJobResponse(rsp *http.Response) (*CreateJobResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateJobResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Job
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteJobResponse parses an HTTP response from a DeleteJobWithResponse call
+func ParseDeleteJobResponse(rsp *http.Response) (*DeleteJobResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteJobResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Job
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetJobResponse parses an HTTP response from a GetJobWithResponse call
+func ParseGetJobResponse(rsp *http.Response) (*GetJobResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetJobResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Job
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelJobResponse parses an HTTP response from a CancelJobWithResponse call
+func ParseCancelJobResponse(rsp *http.Response) (*CancelJobResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelJobResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Job
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListJobExecutionsResponse parses an HTTP response from a ListJobExecutionsWithResponse call
+func ParseListJobExecutionsResponse(rsp *http.Response) (*ListJobExecutionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListJobExecutionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest JobExecutionPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelJobExecutionResponse parses an HTTP response from a CancelJobExecutionWithResponse call
+func ParseCancelJobExecutionResponse(rsp *http.Response) (*CancelJobExecutionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelJobExecutionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest JobExecution
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddJobTargetsResponse parses an HTTP response from a AddJobTargetsWithResponse call
+func ParseAddJobTargetsResponse(rsp *http.Response) (*AddJobTargetsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddJobTargetsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Job
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -7508,6 +21222,468 @@ func ParseListUnitsResponse(rsp *http.Response) (*ListUnitsResponse, error) {
 	return response, nil
 }
 
+// ParseListPoliciesResponse parses an HTTP response from a ListPoliciesWithResponse call
+func ParseListPoliciesResponse(rsp *http.Response) (*ListPoliciesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPoliciesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DevicePolicyPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreatePolicyResponse parses an HTTP response from a CreatePolicyWithResponse call
+func ParseCreatePolicyResponse(rsp *http.Response) (*CreatePolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreatePolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest DevicePolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeletePolicyResponse parses an HTTP response from a DeletePolicyWithResponse call
+func ParseDeletePolicyResponse(rsp *http.Response) (*DeletePolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeletePolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DevicePolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetPolicyResponse parses an HTTP response from a GetPolicyWithResponse call
+func ParseGetPolicyResponse(rsp *http.Response) (*GetPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DevicePolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDetachPolicyFromCertificateResponse parses an HTTP response from a DetachPolicyFromCertificateWithResponse call
+func ParseDetachPolicyFromCertificateResponse(rsp *http.Response) (*DetachPolicyFromCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DetachPolicyFromCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyTarget
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAttachPolicyToCertificateResponse parses an HTTP response from a AttachPolicyToCertificateWithResponse call
+func ParseAttachPolicyToCertificateResponse(rsp *http.Response) (*AttachPolicyToCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AttachPolicyToCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyTarget
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDetachPolicyFromGroupResponse parses an HTTP response from a DetachPolicyFromGroupWithResponse call
+func ParseDetachPolicyFromGroupResponse(rsp *http.Response) (*DetachPolicyFromGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DetachPolicyFromGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyTarget
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAttachPolicyToGroupResponse parses an HTTP response from a AttachPolicyToGroupWithResponse call
+func ParseAttachPolicyToGroupResponse(rsp *http.Response) (*AttachPolicyToGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AttachPolicyToGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyTarget
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListPolicyTargetsResponse parses an HTTP response from a ListPolicyTargetsWithResponse call
+func ParseListPolicyTargetsResponse(rsp *http.Response) (*ListPolicyTargetsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPolicyTargetsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyTargetPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreatePolicyVersionResponse parses an HTTP response from a CreatePolicyVersionWithResponse call
+func ParseCreatePolicyVersionResponse(rsp *http.Response) (*CreatePolicyVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreatePolicyVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest DevicePolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeletePolicyVersionResponse parses an HTTP response from a DeletePolicyVersionWithResponse call
+func ParseDeletePolicyVersionResponse(rsp *http.Response) (*DeletePolicyVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeletePolicyVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DevicePolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetPolicyVersionResponse parses an HTTP response from a GetPolicyVersionWithResponse call
+func ParseGetPolicyVersionResponse(rsp *http.Response) (*GetPolicyVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetPolicyVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DevicePolicyVersion
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetDefaultPolicyVersionResponse parses an HTTP response from a SetDefaultPolicyVersionWithResponse call
+func ParseSetDefaultPolicyVersionResponse(rsp *http.Response) (*SetDefaultPolicyVersionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetDefaultPolicyVersionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DevicePolicy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCheckPolicyResponse parses an HTTP response from a CheckPolicyWithResponse call
+func ParseCheckPolicyResponse(rsp *http.Response) (*CheckPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CheckPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyDecision
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListPrincipalsResponse parses an HTTP response from a ListPrincipalsWithResponse call
 func ParseListPrincipalsResponse(rsp *http.Response) (*ListPrincipalsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7590,6 +21766,237 @@ func ParseDisablePrincipalResponse(rsp *http.Response) (*DisablePrincipalRespons
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Principal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListRegisteredCAsResponse parses an HTTP response from a ListRegisteredCAsWithResponse call
+func ParseListRegisteredCAsResponse(rsp *http.Response) (*ListRegisteredCAsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRegisteredCAsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegisteredCAPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRegisterCAResponse parses an HTTP response from a RegisterCAWithResponse call
+func ParseRegisterCAResponse(rsp *http.Response) (*RegisterCAResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RegisterCAResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest RegisteredCA
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteRegisteredCAResponse parses an HTTP response from a DeleteRegisteredCAWithResponse call
+func ParseDeleteRegisteredCAResponse(rsp *http.Response) (*DeleteRegisteredCAResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteRegisteredCAResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegisteredCA
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRegisteredCAResponse parses an HTTP response from a GetRegisteredCAWithResponse call
+func ParseGetRegisteredCAResponse(rsp *http.Response) (*GetRegisteredCAResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRegisteredCAResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegisteredCA
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateRegisteredCAResponse parses an HTTP response from a UpdateRegisteredCAWithResponse call
+func ParseUpdateRegisteredCAResponse(rsp *http.Response) (*UpdateRegisteredCAResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateRegisteredCAResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegisteredCA
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutCABudgetResponse parses an HTTP response from a PutCABudgetWithResponse call
+func ParsePutCABudgetResponse(rsp *http.Response) (*PutCABudgetResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutCABudgetResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegistrationBudget
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRegistrationCodeResponse parses an HTTP response from a GetRegistrationCodeWithResponse call
+func ParseGetRegistrationCodeResponse(rsp *http.Response) (*GetRegistrationCodeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRegistrationCodeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegistrationCode
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -7937,6 +22344,435 @@ func ParsePutTemplateResponse(rsp *http.Response) (*PutTemplateResponse, error) 
 	return response, nil
 }
 
+// ParseListThingGroupsResponse parses an HTTP response from a ListThingGroupsWithResponse call
+func ParseListThingGroupsResponse(rsp *http.Response) (*ListThingGroupsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingGroupsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroupPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateThingGroupResponse parses an HTTP response from a CreateThingGroupWithResponse call
+func ParseCreateThingGroupResponse(rsp *http.Response) (*CreateThingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateThingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteThingGroupResponse parses an HTTP response from a DeleteThingGroupWithResponse call
+func ParseDeleteThingGroupResponse(rsp *http.Response) (*DeleteThingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteThingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetThingGroupResponse parses an HTTP response from a GetThingGroupWithResponse call
+func ParseGetThingGroupResponse(rsp *http.Response) (*GetThingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetThingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateThingGroupResponse parses an HTTP response from a UpdateThingGroupWithResponse call
+func ParseUpdateThingGroupResponse(rsp *http.Response) (*UpdateThingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateThingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingGroup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListThingGroupThingsResponse parses an HTTP response from a ListThingGroupThingsWithResponse call
+func ParseListThingGroupThingsResponse(rsp *http.Response) (*ListThingGroupThingsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingGroupThingsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingNamePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveThingFromThingGroupResponse parses an HTTP response from a RemoveThingFromThingGroupWithResponse call
+func ParseRemoveThingFromThingGroupResponse(rsp *http.Response) (*RemoveThingFromThingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveThingFromThingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddThingToThingGroupResponse parses an HTTP response from a AddThingToThingGroupWithResponse call
+func ParseAddThingToThingGroupResponse(rsp *http.Response) (*AddThingToThingGroupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddThingToThingGroupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListThingTypesResponse parses an HTTP response from a ListThingTypesWithResponse call
+func ParseListThingTypesResponse(rsp *http.Response) (*ListThingTypesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingTypesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingTypePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateThingTypeResponse parses an HTTP response from a CreateThingTypeWithResponse call
+func ParseCreateThingTypeResponse(rsp *http.Response) (*CreateThingTypeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateThingTypeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ThingType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteThingTypeResponse parses an HTTP response from a DeleteThingTypeWithResponse call
+func ParseDeleteThingTypeResponse(rsp *http.Response) (*DeleteThingTypeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteThingTypeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetThingTypeResponse parses an HTTP response from a GetThingTypeWithResponse call
+func ParseGetThingTypeResponse(rsp *http.Response) (*GetThingTypeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetThingTypeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeprecateThingTypeResponse parses an HTTP response from a DeprecateThingTypeWithResponse call
+func ParseDeprecateThingTypeResponse(rsp *http.Response) (*DeprecateThingTypeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeprecateThingTypeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListThingsResponse parses an HTTP response from a ListThingsWithResponse call
 func ParseListThingsResponse(rsp *http.Response) (*ListThingsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7970,6 +22806,72 @@ func ParseListThingsResponse(rsp *http.Response) (*ListThingsResponse, error) {
 	return response, nil
 }
 
+// ParseCreateThingResponse parses an HTTP response from a CreateThingWithResponse call
+func ParseCreateThingResponse(rsp *http.Response) (*CreateThingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateThingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteThingResponse parses an HTTP response from a DeleteThingWithResponse call
+func ParseDeleteThingResponse(rsp *http.Response) (*DeleteThingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteThingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetThingResponse parses an HTTP response from a GetThingWithResponse call
 func ParseGetThingResponse(rsp *http.Response) (*GetThingResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7986,6 +22888,303 @@ func ParseGetThingResponse(rsp *http.Response) (*GetThingResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateThingResponse parses an HTTP response from a UpdateThingWithResponse call
+func ParseUpdateThingResponse(rsp *http.Response) (*UpdateThingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateThingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListThingJobsResponse parses an HTTP response from a ListThingJobsWithResponse call
+func ParseListThingJobsResponse(rsp *http.Response) (*ListThingJobsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingJobsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest JobExecutionPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListThingPrincipalsResponse parses an HTTP response from a ListThingPrincipalsWithResponse call
+func ParseListThingPrincipalsResponse(rsp *http.Response) (*ListThingPrincipalsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingPrincipalsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingPrincipalPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDetachThingPrincipalResponse parses an HTTP response from a DetachThingPrincipalWithResponse call
+func ParseDetachThingPrincipalResponse(rsp *http.Response) (*DetachThingPrincipalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DetachThingPrincipalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAttachThingPrincipalResponse parses an HTTP response from a AttachThingPrincipalWithResponse call
+func ParseAttachThingPrincipalResponse(rsp *http.Response) (*AttachThingPrincipalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AttachThingPrincipalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Thing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteShadowResponse parses an HTTP response from a DeleteShadowWithResponse call
+func ParseDeleteShadowResponse(rsp *http.Response) (*DeleteShadowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteShadowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Shadow
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetShadowResponse parses an HTTP response from a GetShadowWithResponse call
+func ParseGetShadowResponse(rsp *http.Response) (*GetShadowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetShadowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Shadow
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateShadowResponse parses an HTTP response from a UpdateShadowWithResponse call
+func ParseUpdateShadowResponse(rsp *http.Response) (*UpdateShadowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateShadowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Shadow
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListShadowsResponse parses an HTTP response from a ListShadowsWithResponse call
+func ParseListShadowsResponse(rsp *http.Response) (*ListShadowsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListShadowsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ShadowPage
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

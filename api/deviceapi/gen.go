@@ -13,12 +13,86 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/oapi-codegen/runtime"
 )
+
+// ClaimedCertificate defines model for ClaimedCertificate.
+type ClaimedCertificate struct {
+	CertificateId string `json:"certificateId"`
+
+	// CertificateOwnershipToken For the registration of the thing, within the hour.
+	CertificateOwnershipToken string `json:"certificateOwnershipToken"`
+	CertificatePem            string `json:"certificatePem"`
+
+	// PrivateKey PEM, where the service made the key.
+	PrivateKey *string `json:"privateKey,omitempty"`
+}
+
+// ClaimedThing defines model for ClaimedThing.
+type ClaimedThing struct {
+	DeviceConfiguration map[string]string `json:"deviceConfiguration"`
+	ThingName           string            `json:"thingName"`
+}
+
+// DeviceJobExecution defines model for DeviceJobExecution.
+type DeviceJobExecution struct {
+	Execution *struct {
+		ApproximateSecondsBeforeTimedOut *int64 `json:"approximateSecondsBeforeTimedOut,omitempty"`
+		ExecutionNumber                  int64  `json:"executionNumber"`
+
+		// JobDocument The JSON text.
+		JobDocument   *string            `json:"jobDocument,omitempty"`
+		JobId         string             `json:"jobId"`
+		LastUpdatedAt int64              `json:"lastUpdatedAt"`
+		QueuedAt      int64              `json:"queuedAt"`
+		StartedAt     *int64             `json:"startedAt,omitempty"`
+		Status        string             `json:"status"`
+		StatusDetails *map[string]string `json:"statusDetails,omitempty"`
+		ThingName     string             `json:"thingName"`
+		VersionNumber int64              `json:"versionNumber"`
+	} `json:"execution,omitempty"`
+}
+
+// JobExecutionSummary defines model for JobExecutionSummary.
+type JobExecutionSummary struct {
+	ExecutionNumber int64  `json:"executionNumber"`
+	JobId           string `json:"jobId"`
+	LastUpdatedAt   int64  `json:"lastUpdatedAt"`
+	QueuedAt        int64  `json:"queuedAt"`
+	StartedAt       *int64 `json:"startedAt,omitempty"`
+	VersionNumber   int64  `json:"versionNumber"`
+}
+
+// JobExecutionUpdated defines model for JobExecutionUpdated.
+type JobExecutionUpdated struct {
+	ExecutionState *struct {
+		Status        string             `json:"status"`
+		StatusDetails *map[string]string `json:"statusDetails,omitempty"`
+		VersionNumber int64              `json:"versionNumber"`
+	} `json:"executionState,omitempty"`
+
+	// JobDocument The JSON text.
+	JobDocument *string `json:"jobDocument,omitempty"`
+}
+
+// NamedShadows defines model for NamedShadows.
+type NamedShadows struct {
+	NextToken *string  `json:"nextToken,omitempty"`
+	Results   []string `json:"results"`
+	Timestamp int64    `json:"timestamp"`
+}
 
 // Nonce defines model for Nonce.
 type Nonce struct {
 	Expires time.Time `json:"expires"`
 	Nonce   string    `json:"nonce"`
+}
+
+// PendingJobExecutions defines model for PendingJobExecutions.
+type PendingJobExecutions struct {
+	InProgressJobs []JobExecutionSummary `json:"inProgressJobs"`
+	QueuedJobs     []JobExecutionSummary `json:"queuedJobs"`
 }
 
 // Problem defines model for Problem.
@@ -37,6 +111,12 @@ type Problem struct {
 	// Type A URI reference that ends in the code.
 	Type                 string                 `json:"type"`
 	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// Published defines model for Published.
+type Published struct {
+	Message string `json:"message"`
+	TraceId string `json:"traceId"`
 }
 
 // RegisterRequest defines model for RegisterRequest.
@@ -59,6 +139,17 @@ type Registration struct {
 	TrustBundle [][]byte `json:"trust_bundle"`
 }
 
+// ShadowMessage defines model for ShadowMessage.
+type ShadowMessage struct {
+	ClientToken *string                 `json:"clientToken,omitempty"`
+	Metadata    *map[string]interface{} `json:"metadata,omitempty"`
+	State       *map[string]interface{} `json:"state,omitempty"`
+
+	// Timestamp Seconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+	Version   int64 `json:"version"`
+}
+
 // WhoAmI defines model for WhoAmI.
 type WhoAmI struct {
 	Holder   string     `json:"holder"`
@@ -67,6 +158,67 @@ type WhoAmI struct {
 	Serial   string     `json:"serial"`
 	Status   string     `json:"status"`
 	Thing    *string    `json:"thing,omitempty"`
+}
+
+// DeviceShadowParam defines model for deviceShadowParam.
+type DeviceShadowParam = string
+
+// JobParam defines model for jobParam.
+type JobParam = string
+
+// TemplateParam defines model for templateParam.
+type TemplateParam = string
+
+// ThingParam defines model for thingParam.
+type ThingParam = string
+
+// ListNamedShadowsForThingParams defines parameters for ListNamedShadowsForThing.
+type ListNamedShadowsForThingParams struct {
+	NextToken *string `form:"nextToken,omitempty" json:"nextToken,omitempty"`
+	PageSize  *int    `form:"pageSize,omitempty" json:"pageSize,omitempty"`
+}
+
+// DescribeJobExecutionParams defines parameters for DescribeJobExecution.
+type DescribeJobExecutionParams struct {
+	// IncludeJobDocument true if not given.
+	IncludeJobDocument *bool  `form:"includeJobDocument,omitempty" json:"includeJobDocument,omitempty"`
+	ExecutionNumber    *int64 `form:"executionNumber,omitempty" json:"executionNumber,omitempty"`
+}
+
+// DeleteThingShadowParams defines parameters for DeleteThingShadow.
+type DeleteThingShadowParams struct {
+	// Name Name of the shadow; the classic one if not given.
+	Name *DeviceShadowParam `form:"name,omitempty" json:"name,omitempty"`
+}
+
+// GetThingShadowParams defines parameters for GetThingShadow.
+type GetThingShadowParams struct {
+	// Name Name of the shadow; the classic one if not given.
+	Name *DeviceShadowParam `form:"name,omitempty" json:"name,omitempty"`
+}
+
+// UpdateThingShadowParams defines parameters for UpdateThingShadow.
+type UpdateThingShadowParams struct {
+	// Name Name of the shadow; the classic one if not given.
+	Name *DeviceShadowParam `form:"name,omitempty" json:"name,omitempty"`
+}
+
+// PublishMessageParams defines parameters for PublishMessage.
+type PublishMessageParams struct {
+	Qos           *int    `form:"qos,omitempty" json:"qos,omitempty"`
+	Retain        *bool   `form:"retain,omitempty" json:"retain,omitempty"`
+	ContentType   *string `form:"contentType,omitempty" json:"contentType,omitempty"`
+	ResponseTopic *string `form:"responseTopic,omitempty" json:"responseTopic,omitempty"`
+
+	// MessageExpiry Seconds.
+	MessageExpiry *int64 `form:"messageExpiry,omitempty" json:"messageExpiry,omitempty"`
+
+	// XAmzMqtt5UserProperties Base64 of a JSON list of objects with one member each.
+	XAmzMqtt5UserProperties         *string `json:"x-amz-mqtt5-user-properties,omitempty"`
+	XAmzMqtt5PayloadFormatIndicator *string `json:"x-amz-mqtt5-payload-format-indicator,omitempty"`
+
+	// XAmzMqtt5CorrelationData Base64.
+	XAmzMqtt5CorrelationData *string `json:"x-amz-mqtt5-correlation-data,omitempty"`
 }
 
 // RegisterDeviceJSONRequestBody defines body for RegisterDevice for application/json ContentType.
@@ -309,6 +461,11 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// ListNamedShadowsForThing Names of a thing's shadows (iot:ListNamedShadowsForThing)
+	//
+	// Corresponds with GET /api/things/shadow/ListNamedShadowsForThing/{thing} (the `ListNamedShadowsForThing` operationId).
+	ListNamedShadowsForThing(ctx context.Context, thing ThingParam, params *ListNamedShadowsForThingParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// BootstrapNonce A nonce for the challengePassword of a first-boot CSR
 	//
 	// Corresponds with POST /bootstrap/v1/nonce (the `BootstrapNonce` operationId).
@@ -332,6 +489,94 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /bootstrap/v1/whoami (the `Whoami` operationId).
 	Whoami(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ClaimCreateKeysWithBody A key and its certificate, for a device with a claim certificate
+	//
+	// Bodies here and below are those of the MQTT topics, as application/json or application/cbor.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /provisioning/v1/certificates (the `ClaimCreateKeys` operationId).
+	ClaimCreateKeysWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ClaimCreateFromCSRWithBody A certificate for a certificateSigningRequest in PEM
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /provisioning/v1/certificates/from-csr (the `ClaimCreateFromCSR` operationId).
+	ClaimCreateFromCSRWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ClaimRegisterThingWithBody A thing for a certificateOwnershipToken and parameters
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /provisioning/v1/templates/{template} (the `ClaimRegisterThing` operationId).
+	ClaimRegisterThingWithBody(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetPendingJobExecutions What a thing has to do (iotjobsdata:GetPendingJobExecutions)
+	//
+	// Corresponds with GET /things/{thing}/jobs (the `GetPendingJobExecutions` operationId).
+	GetPendingJobExecutions(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartNextPendingJobExecutionWithBody Begin the next execution (iotjobsdata:StartNextPendingJobExecution)
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /things/{thing}/jobs/$next (the `StartNextPendingJobExecution` operationId).
+	StartNextPendingJobExecutionWithBody(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DescribeJobExecution One execution; of the job $next the next one (iotjobsdata:DescribeJobExecution)
+	//
+	// Corresponds with GET /things/{thing}/jobs/{job} (the `DescribeJobExecution` operationId).
+	DescribeJobExecution(ctx context.Context, thing ThingParam, job JobParam, params *DescribeJobExecutionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateJobExecutionWithBody Report how an execution goes, as on its update topic (iotjobsdata:UpdateJobExecution)
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /things/{thing}/jobs/{job} (the `UpdateJobExecution` operationId).
+	UpdateJobExecutionWithBody(ctx context.Context, thing ThingParam, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteThingShadow Remove a shadow document (iot:DeleteThingShadow)
+	//
+	// Corresponds with DELETE /things/{thing}/shadow (the `DeleteThingShadow` operationId).
+	DeleteThingShadow(ctx context.Context, thing ThingParam, params *DeleteThingShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetThingShadow A shadow document (iot:GetThingShadow)
+	//
+	// Corresponds with GET /things/{thing}/shadow (the `GetThingShadow` operationId).
+	GetThingShadow(ctx context.Context, thing ThingParam, params *GetThingShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateThingShadowWithBody Change a shadow document as on its update topic (iot:UpdateThingShadow)
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /things/{thing}/shadow (the `UpdateThingShadow` operationId).
+	UpdateThingShadowWithBody(ctx context.Context, thing ThingParam, params *UpdateThingShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PublishMessageWithBody Publish a message
+	//
+	// The topic is percent-encoded once; its slashes may stand as they are. What the device may publish is what its policies allow on MQTT (iot:Publish, and iot:RetainPublish with retain). The answer comes when the message is as safe as its QoS says.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /topics/{topic} (the `PublishMessage` operationId).
+	PublishMessageWithBody(ctx context.Context, topic string, params *PublishMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// ListNamedShadowsForThing Names of a thing's shadows (iot:ListNamedShadowsForThing)
+//
+// Corresponds with GET /api/things/shadow/ListNamedShadowsForThing/{thing} (the `ListNamedShadowsForThing` operationId).
+func (c *Client) ListNamedShadowsForThing(ctx context.Context, thing ThingParam, params *ListNamedShadowsForThingParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListNamedShadowsForThingRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // BootstrapNonce A nonce for the challengePassword of a first-boot CSR
@@ -396,6 +641,262 @@ func (c *Client) Whoami(ctx context.Context, reqEditors ...RequestEditorFn) (*ht
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// ClaimCreateKeysWithBody A key and its certificate, for a device with a claim certificate
+//
+// Bodies here and below are those of the MQTT topics, as application/json or application/cbor.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /provisioning/v1/certificates (the `ClaimCreateKeys` operationId).
+func (c *Client) ClaimCreateKeysWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClaimCreateKeysRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ClaimCreateFromCSRWithBody A certificate for a certificateSigningRequest in PEM
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /provisioning/v1/certificates/from-csr (the `ClaimCreateFromCSR` operationId).
+func (c *Client) ClaimCreateFromCSRWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClaimCreateFromCSRRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ClaimRegisterThingWithBody A thing for a certificateOwnershipToken and parameters
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /provisioning/v1/templates/{template} (the `ClaimRegisterThing` operationId).
+func (c *Client) ClaimRegisterThingWithBody(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClaimRegisterThingRequestWithBody(c.Server, template, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetPendingJobExecutions What a thing has to do (iotjobsdata:GetPendingJobExecutions)
+//
+// Corresponds with GET /things/{thing}/jobs (the `GetPendingJobExecutions` operationId).
+func (c *Client) GetPendingJobExecutions(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetPendingJobExecutionsRequest(c.Server, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartNextPendingJobExecutionWithBody Begin the next execution (iotjobsdata:StartNextPendingJobExecution)
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /things/{thing}/jobs/$next (the `StartNextPendingJobExecution` operationId).
+func (c *Client) StartNextPendingJobExecutionWithBody(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartNextPendingJobExecutionRequestWithBody(c.Server, thing, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DescribeJobExecution One execution; of the job $next the next one (iotjobsdata:DescribeJobExecution)
+//
+// Corresponds with GET /things/{thing}/jobs/{job} (the `DescribeJobExecution` operationId).
+func (c *Client) DescribeJobExecution(ctx context.Context, thing ThingParam, job JobParam, params *DescribeJobExecutionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDescribeJobExecutionRequest(c.Server, thing, job, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateJobExecutionWithBody Report how an execution goes, as on its update topic (iotjobsdata:UpdateJobExecution)
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /things/{thing}/jobs/{job} (the `UpdateJobExecution` operationId).
+func (c *Client) UpdateJobExecutionWithBody(ctx context.Context, thing ThingParam, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateJobExecutionRequestWithBody(c.Server, thing, job, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteThingShadow Remove a shadow document (iot:DeleteThingShadow)
+//
+// Corresponds with DELETE /things/{thing}/shadow (the `DeleteThingShadow` operationId).
+func (c *Client) DeleteThingShadow(ctx context.Context, thing ThingParam, params *DeleteThingShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteThingShadowRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetThingShadow A shadow document (iot:GetThingShadow)
+//
+// Corresponds with GET /things/{thing}/shadow (the `GetThingShadow` operationId).
+func (c *Client) GetThingShadow(ctx context.Context, thing ThingParam, params *GetThingShadowParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetThingShadowRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateThingShadowWithBody Change a shadow document as on its update topic (iot:UpdateThingShadow)
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /things/{thing}/shadow (the `UpdateThingShadow` operationId).
+func (c *Client) UpdateThingShadowWithBody(ctx context.Context, thing ThingParam, params *UpdateThingShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateThingShadowRequestWithBody(c.Server, thing, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PublishMessageWithBody Publish a message
+//
+// The topic is percent-encoded once; its slashes may stand as they are. What the device may publish is what its policies allow on MQTT (iot:Publish, and iot:RetainPublish with retain). The answer comes when the message is as safe as its QoS says.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /topics/{topic} (the `PublishMessage` operationId).
+func (c *Client) PublishMessageWithBody(ctx context.Context, topic string, params *PublishMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPublishMessageRequestWithBody(c.Server, topic, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// NewListNamedShadowsForThingRequest constructs an http.Request for the ListNamedShadowsForThing method
+func NewListNamedShadowsForThingRequest(server string, thing ThingParam, params *ListNamedShadowsForThingParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/things/shadow/ListNamedShadowsForThing/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.NextToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "nextToken", *params.NextToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageSize != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "pageSize", *params.PageSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
 }
 
 // NewBootstrapNonceRequest constructs an http.Request for the BootstrapNonce method
@@ -492,6 +993,626 @@ func NewWhoamiRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewClaimCreateKeysRequestWithBody constructs an http.Request for the ClaimCreateKeys method, with any body, and a specified content type
+func NewClaimCreateKeysRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/provisioning/v1/certificates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewClaimCreateFromCSRRequestWithBody constructs an http.Request for the ClaimCreateFromCSR method, with any body, and a specified content type
+func NewClaimCreateFromCSRRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/provisioning/v1/certificates/from-csr")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewClaimRegisterThingRequestWithBody constructs an http.Request for the ClaimRegisterThing method, with any body, and a specified content type
+func NewClaimRegisterThingRequestWithBody(server string, template TemplateParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "template", template, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/provisioning/v1/templates/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetPendingJobExecutionsRequest constructs an http.Request for the GetPendingJobExecutions method
+func NewGetPendingJobExecutionsRequest(server string, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/jobs", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartNextPendingJobExecutionRequestWithBody constructs an http.Request for the StartNextPendingJobExecution method, with any body, and a specified content type
+func NewStartNextPendingJobExecutionRequestWithBody(server string, thing ThingParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/jobs/$next", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDescribeJobExecutionRequest constructs an http.Request for the DescribeJobExecution method
+func NewDescribeJobExecutionRequest(server string, thing ThingParam, job JobParam, params *DescribeJobExecutionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/jobs/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.IncludeJobDocument != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "includeJobDocument", *params.IncludeJobDocument, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ExecutionNumber != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "executionNumber", *params.ExecutionNumber, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateJobExecutionRequestWithBody constructs an http.Request for the UpdateJobExecution method, with any body, and a specified content type
+func NewUpdateJobExecutionRequestWithBody(server string, thing ThingParam, job JobParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "job", job, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/jobs/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteThingShadowRequest constructs an http.Request for the DeleteThingShadow method
+func NewDeleteThingShadowRequest(server string, thing ThingParam, params *DeleteThingShadowParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/shadow", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetThingShadowRequest constructs an http.Request for the GetThingShadow method
+func NewGetThingShadowRequest(server string, thing ThingParam, params *GetThingShadowParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/shadow", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateThingShadowRequestWithBody constructs an http.Request for the UpdateThingShadow method, with any body, and a specified content type
+func NewUpdateThingShadowRequestWithBody(server string, thing ThingParam, params *UpdateThingShadowParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/things/%s/shadow", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewPublishMessageRequestWithBody constructs an http.Request for the PublishMessage method, with any body, and a specified content type
+func NewPublishMessageRequestWithBody(server string, topic string, params *PublishMessageParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "topic", topic, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/topics/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Qos != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "qos", *params.Qos, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Retain != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "retain", *params.Retain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ContentType != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "contentType", *params.ContentType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ResponseTopic != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "responseTopic", *params.ResponseTopic, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.MessageExpiry != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "messageExpiry", *params.MessageExpiry, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.XAmzMqtt5UserProperties != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "x-amz-mqtt5-user-properties", *params.XAmzMqtt5UserProperties, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("x-amz-mqtt5-user-properties", headerParam0)
+		}
+
+		if params.XAmzMqtt5PayloadFormatIndicator != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "x-amz-mqtt5-payload-format-indicator", *params.XAmzMqtt5PayloadFormatIndicator, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("x-amz-mqtt5-payload-format-indicator", headerParam1)
+		}
+
+		if params.XAmzMqtt5CorrelationData != nil {
+			var headerParam2 string
+
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "x-amz-mqtt5-correlation-data", *params.XAmzMqtt5CorrelationData, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("x-amz-mqtt5-correlation-data", headerParam2)
+		}
+
+	}
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -536,6 +1657,13 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// ListNamedShadowsForThingWithResponse Names of a thing's shadows (iot:ListNamedShadowsForThing)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/things/shadow/ListNamedShadowsForThing/{thing} (the `ListNamedShadowsForThing` operationId).
+	ListNamedShadowsForThingWithResponse(ctx context.Context, thing ThingParam, params *ListNamedShadowsForThingParams, reqEditors ...RequestEditorFn) (*ListNamedShadowsForThingResponse, error)
+
 	// BootstrapNonceWithResponse A nonce for the challengePassword of a first-boot CSR
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -563,6 +1691,135 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /bootstrap/v1/whoami (the `Whoami` operationId).
 	WhoamiWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*WhoamiResponse, error)
+
+	// ClaimCreateKeysWithBodyWithResponse A key and its certificate, for a device with a claim certificate
+	//
+	// Bodies here and below are those of the MQTT topics, as application/json or application/cbor.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /provisioning/v1/certificates (the `ClaimCreateKeys` operationId).
+	ClaimCreateKeysWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimCreateKeysResponse, error)
+
+	// ClaimCreateFromCSRWithBodyWithResponse A certificate for a certificateSigningRequest in PEM
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /provisioning/v1/certificates/from-csr (the `ClaimCreateFromCSR` operationId).
+	ClaimCreateFromCSRWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimCreateFromCSRResponse, error)
+
+	// ClaimRegisterThingWithBodyWithResponse A thing for a certificateOwnershipToken and parameters
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /provisioning/v1/templates/{template} (the `ClaimRegisterThing` operationId).
+	ClaimRegisterThingWithBodyWithResponse(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimRegisterThingResponse, error)
+
+	// GetPendingJobExecutionsWithResponse What a thing has to do (iotjobsdata:GetPendingJobExecutions)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /things/{thing}/jobs (the `GetPendingJobExecutions` operationId).
+	GetPendingJobExecutionsWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*GetPendingJobExecutionsResponse, error)
+
+	// StartNextPendingJobExecutionWithBodyWithResponse Begin the next execution (iotjobsdata:StartNextPendingJobExecution)
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /things/{thing}/jobs/$next (the `StartNextPendingJobExecution` operationId).
+	StartNextPendingJobExecutionWithBodyWithResponse(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartNextPendingJobExecutionResponse, error)
+
+	// DescribeJobExecutionWithResponse One execution; of the job $next the next one (iotjobsdata:DescribeJobExecution)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /things/{thing}/jobs/{job} (the `DescribeJobExecution` operationId).
+	DescribeJobExecutionWithResponse(ctx context.Context, thing ThingParam, job JobParam, params *DescribeJobExecutionParams, reqEditors ...RequestEditorFn) (*DescribeJobExecutionResponse, error)
+
+	// UpdateJobExecutionWithBodyWithResponse Report how an execution goes, as on its update topic (iotjobsdata:UpdateJobExecution)
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /things/{thing}/jobs/{job} (the `UpdateJobExecution` operationId).
+	UpdateJobExecutionWithBodyWithResponse(ctx context.Context, thing ThingParam, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateJobExecutionResponse, error)
+
+	// DeleteThingShadowWithResponse Remove a shadow document (iot:DeleteThingShadow)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /things/{thing}/shadow (the `DeleteThingShadow` operationId).
+	DeleteThingShadowWithResponse(ctx context.Context, thing ThingParam, params *DeleteThingShadowParams, reqEditors ...RequestEditorFn) (*DeleteThingShadowResponse, error)
+
+	// GetThingShadowWithResponse A shadow document (iot:GetThingShadow)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /things/{thing}/shadow (the `GetThingShadow` operationId).
+	GetThingShadowWithResponse(ctx context.Context, thing ThingParam, params *GetThingShadowParams, reqEditors ...RequestEditorFn) (*GetThingShadowResponse, error)
+
+	// UpdateThingShadowWithBodyWithResponse Change a shadow document as on its update topic (iot:UpdateThingShadow)
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /things/{thing}/shadow (the `UpdateThingShadow` operationId).
+	UpdateThingShadowWithBodyWithResponse(ctx context.Context, thing ThingParam, params *UpdateThingShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateThingShadowResponse, error)
+
+	// PublishMessageWithBodyWithResponse Publish a message
+	//
+	// The topic is percent-encoded once; its slashes may stand as they are. What the device may publish is what its policies allow on MQTT (iot:Publish, and iot:RetainPublish with retain). The answer comes when the message is as safe as its QoS says.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /topics/{topic} (the `PublishMessage` operationId).
+	PublishMessageWithBodyWithResponse(ctx context.Context, topic string, params *PublishMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PublishMessageResponse, error)
+}
+
+type ListNamedShadowsForThingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *NamedShadows
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListNamedShadowsForThingResponse) GetJSON200() *NamedShadows {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListNamedShadowsForThingResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListNamedShadowsForThingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListNamedShadowsForThingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListNamedShadowsForThingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListNamedShadowsForThingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type BootstrapNonceResponse struct {
@@ -709,6 +1966,547 @@ func (r WhoamiResponse) ContentType() string {
 	return ""
 }
 
+type ClaimCreateKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ClaimedCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ClaimCreateKeysResponse) GetJSON200() *ClaimedCertificate {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ClaimCreateKeysResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ClaimCreateKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ClaimCreateKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ClaimCreateKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ClaimCreateKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ClaimCreateFromCSRResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ClaimedCertificate
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ClaimCreateFromCSRResponse) GetJSON200() *ClaimedCertificate {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ClaimCreateFromCSRResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ClaimCreateFromCSRResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ClaimCreateFromCSRResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ClaimCreateFromCSRResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ClaimCreateFromCSRResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ClaimRegisterThingResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ClaimedThing
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ClaimRegisterThingResponse) GetJSON200() *ClaimedThing {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ClaimRegisterThingResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ClaimRegisterThingResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ClaimRegisterThingResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ClaimRegisterThingResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ClaimRegisterThingResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetPendingJobExecutionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PendingJobExecutions
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetPendingJobExecutionsResponse) GetJSON200() *PendingJobExecutions {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetPendingJobExecutionsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetPendingJobExecutionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetPendingJobExecutionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetPendingJobExecutionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetPendingJobExecutionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type StartNextPendingJobExecutionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeviceJobExecution
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartNextPendingJobExecutionResponse) GetJSON200() *DeviceJobExecution {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartNextPendingJobExecutionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartNextPendingJobExecutionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartNextPendingJobExecutionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartNextPendingJobExecutionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartNextPendingJobExecutionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DescribeJobExecutionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeviceJobExecution
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DescribeJobExecutionResponse) GetJSON200() *DeviceJobExecution {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DescribeJobExecutionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DescribeJobExecutionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DescribeJobExecutionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DescribeJobExecutionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DescribeJobExecutionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UpdateJobExecutionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *JobExecutionUpdated
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateJobExecutionResponse) GetJSON200() *JobExecutionUpdated {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateJobExecutionResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateJobExecutionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateJobExecutionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateJobExecutionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateJobExecutionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteThingShadowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ShadowMessage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteThingShadowResponse) GetJSON200() *ShadowMessage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteThingShadowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteThingShadowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteThingShadowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteThingShadowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteThingShadowResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetThingShadowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ShadowMessage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetThingShadowResponse) GetJSON200() *ShadowMessage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetThingShadowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetThingShadowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetThingShadowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetThingShadowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetThingShadowResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UpdateThingShadowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ShadowMessage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateThingShadowResponse) GetJSON200() *ShadowMessage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateThingShadowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateThingShadowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateThingShadowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateThingShadowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateThingShadowResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PublishMessageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Published
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PublishMessageResponse) GetJSON200() *Published {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PublishMessageResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PublishMessageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PublishMessageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PublishMessageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PublishMessageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListNamedShadowsForThingWithResponse Names of a thing's shadows (iot:ListNamedShadowsForThing)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/things/shadow/ListNamedShadowsForThing/{thing} (the `ListNamedShadowsForThing` operationId).
+func (c *ClientWithResponses) ListNamedShadowsForThingWithResponse(ctx context.Context, thing ThingParam, params *ListNamedShadowsForThingParams, reqEditors ...RequestEditorFn) (*ListNamedShadowsForThingResponse, error) {
+	rsp, err := c.ListNamedShadowsForThing(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListNamedShadowsForThingResponse(rsp)
+}
+
 // BootstrapNonceWithResponse A nonce for the challengePassword of a first-boot CSR
 //
 // Returns a wrapper object for the known response body format(s).
@@ -759,6 +2557,186 @@ func (c *ClientWithResponses) WhoamiWithResponse(ctx context.Context, reqEditors
 		return nil, err
 	}
 	return ParseWhoamiResponse(rsp)
+}
+
+// ClaimCreateKeysWithBodyWithResponse A key and its certificate, for a device with a claim certificate
+//
+// Bodies here and below are those of the MQTT topics, as application/json or application/cbor.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /provisioning/v1/certificates (the `ClaimCreateKeys` operationId).
+func (c *ClientWithResponses) ClaimCreateKeysWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimCreateKeysResponse, error) {
+	rsp, err := c.ClaimCreateKeysWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClaimCreateKeysResponse(rsp)
+}
+
+// ClaimCreateFromCSRWithBodyWithResponse A certificate for a certificateSigningRequest in PEM
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /provisioning/v1/certificates/from-csr (the `ClaimCreateFromCSR` operationId).
+func (c *ClientWithResponses) ClaimCreateFromCSRWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimCreateFromCSRResponse, error) {
+	rsp, err := c.ClaimCreateFromCSRWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClaimCreateFromCSRResponse(rsp)
+}
+
+// ClaimRegisterThingWithBodyWithResponse A thing for a certificateOwnershipToken and parameters
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /provisioning/v1/templates/{template} (the `ClaimRegisterThing` operationId).
+func (c *ClientWithResponses) ClaimRegisterThingWithBodyWithResponse(ctx context.Context, template TemplateParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimRegisterThingResponse, error) {
+	rsp, err := c.ClaimRegisterThingWithBody(ctx, template, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClaimRegisterThingResponse(rsp)
+}
+
+// GetPendingJobExecutionsWithResponse What a thing has to do (iotjobsdata:GetPendingJobExecutions)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /things/{thing}/jobs (the `GetPendingJobExecutions` operationId).
+func (c *ClientWithResponses) GetPendingJobExecutionsWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*GetPendingJobExecutionsResponse, error) {
+	rsp, err := c.GetPendingJobExecutions(ctx, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetPendingJobExecutionsResponse(rsp)
+}
+
+// StartNextPendingJobExecutionWithBodyWithResponse Begin the next execution (iotjobsdata:StartNextPendingJobExecution)
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /things/{thing}/jobs/$next (the `StartNextPendingJobExecution` operationId).
+func (c *ClientWithResponses) StartNextPendingJobExecutionWithBodyWithResponse(ctx context.Context, thing ThingParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartNextPendingJobExecutionResponse, error) {
+	rsp, err := c.StartNextPendingJobExecutionWithBody(ctx, thing, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartNextPendingJobExecutionResponse(rsp)
+}
+
+// DescribeJobExecutionWithResponse One execution; of the job $next the next one (iotjobsdata:DescribeJobExecution)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /things/{thing}/jobs/{job} (the `DescribeJobExecution` operationId).
+func (c *ClientWithResponses) DescribeJobExecutionWithResponse(ctx context.Context, thing ThingParam, job JobParam, params *DescribeJobExecutionParams, reqEditors ...RequestEditorFn) (*DescribeJobExecutionResponse, error) {
+	rsp, err := c.DescribeJobExecution(ctx, thing, job, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDescribeJobExecutionResponse(rsp)
+}
+
+// UpdateJobExecutionWithBodyWithResponse Report how an execution goes, as on its update topic (iotjobsdata:UpdateJobExecution)
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /things/{thing}/jobs/{job} (the `UpdateJobExecution` operationId).
+func (c *ClientWithResponses) UpdateJobExecutionWithBodyWithResponse(ctx context.Context, thing ThingParam, job JobParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateJobExecutionResponse, error) {
+	rsp, err := c.UpdateJobExecutionWithBody(ctx, thing, job, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateJobExecutionResponse(rsp)
+}
+
+// DeleteThingShadowWithResponse Remove a shadow document (iot:DeleteThingShadow)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /things/{thing}/shadow (the `DeleteThingShadow` operationId).
+func (c *ClientWithResponses) DeleteThingShadowWithResponse(ctx context.Context, thing ThingParam, params *DeleteThingShadowParams, reqEditors ...RequestEditorFn) (*DeleteThingShadowResponse, error) {
+	rsp, err := c.DeleteThingShadow(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteThingShadowResponse(rsp)
+}
+
+// GetThingShadowWithResponse A shadow document (iot:GetThingShadow)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /things/{thing}/shadow (the `GetThingShadow` operationId).
+func (c *ClientWithResponses) GetThingShadowWithResponse(ctx context.Context, thing ThingParam, params *GetThingShadowParams, reqEditors ...RequestEditorFn) (*GetThingShadowResponse, error) {
+	rsp, err := c.GetThingShadow(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetThingShadowResponse(rsp)
+}
+
+// UpdateThingShadowWithBodyWithResponse Change a shadow document as on its update topic (iot:UpdateThingShadow)
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /things/{thing}/shadow (the `UpdateThingShadow` operationId).
+func (c *ClientWithResponses) UpdateThingShadowWithBodyWithResponse(ctx context.Context, thing ThingParam, params *UpdateThingShadowParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateThingShadowResponse, error) {
+	rsp, err := c.UpdateThingShadowWithBody(ctx, thing, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateThingShadowResponse(rsp)
+}
+
+// PublishMessageWithBodyWithResponse Publish a message
+//
+// The topic is percent-encoded once; its slashes may stand as they are. What the device may publish is what its policies allow on MQTT (iot:Publish, and iot:RetainPublish with retain). The answer comes when the message is as safe as its QoS says.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /topics/{topic} (the `PublishMessage` operationId).
+func (c *ClientWithResponses) PublishMessageWithBodyWithResponse(ctx context.Context, topic string, params *PublishMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PublishMessageResponse, error) {
+	rsp, err := c.PublishMessageWithBody(ctx, topic, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePublishMessageResponse(rsp)
+}
+
+// ParseListNamedShadowsForThingResponse parses an HTTP response from a ListNamedShadowsForThingWithResponse call
+func ParseListNamedShadowsForThingResponse(rsp *http.Response) (*ListNamedShadowsForThingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListNamedShadowsForThingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest NamedShadows
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseBootstrapNonceResponse parses an HTTP response from a BootstrapNonceWithResponse call
@@ -843,6 +2821,378 @@ func ParseWhoamiResponse(rsp *http.Response) (*WhoamiResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest WhoAmI
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseClaimCreateKeysResponse parses an HTTP response from a ClaimCreateKeysWithResponse call
+func ParseClaimCreateKeysResponse(rsp *http.Response) (*ClaimCreateKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ClaimCreateKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ClaimedCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/cbor) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseClaimCreateFromCSRResponse parses an HTTP response from a ClaimCreateFromCSRWithResponse call
+func ParseClaimCreateFromCSRResponse(rsp *http.Response) (*ClaimCreateFromCSRResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ClaimCreateFromCSRResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ClaimedCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/cbor) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseClaimRegisterThingResponse parses an HTTP response from a ClaimRegisterThingWithResponse call
+func ParseClaimRegisterThingResponse(rsp *http.Response) (*ClaimRegisterThingResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ClaimRegisterThingResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ClaimedThing
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/cbor) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseGetPendingJobExecutionsResponse parses an HTTP response from a GetPendingJobExecutionsWithResponse call
+func ParseGetPendingJobExecutionsResponse(rsp *http.Response) (*GetPendingJobExecutionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetPendingJobExecutionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PendingJobExecutions
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartNextPendingJobExecutionResponse parses an HTTP response from a StartNextPendingJobExecutionWithResponse call
+func ParseStartNextPendingJobExecutionResponse(rsp *http.Response) (*StartNextPendingJobExecutionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartNextPendingJobExecutionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeviceJobExecution
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDescribeJobExecutionResponse parses an HTTP response from a DescribeJobExecutionWithResponse call
+func ParseDescribeJobExecutionResponse(rsp *http.Response) (*DescribeJobExecutionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DescribeJobExecutionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeviceJobExecution
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateJobExecutionResponse parses an HTTP response from a UpdateJobExecutionWithResponse call
+func ParseUpdateJobExecutionResponse(rsp *http.Response) (*UpdateJobExecutionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateJobExecutionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest JobExecutionUpdated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteThingShadowResponse parses an HTTP response from a DeleteThingShadowWithResponse call
+func ParseDeleteThingShadowResponse(rsp *http.Response) (*DeleteThingShadowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteThingShadowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ShadowMessage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetThingShadowResponse parses an HTTP response from a GetThingShadowWithResponse call
+func ParseGetThingShadowResponse(rsp *http.Response) (*GetThingShadowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetThingShadowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ShadowMessage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUpdateThingShadowResponse parses an HTTP response from a UpdateThingShadowWithResponse call
+func ParseUpdateThingShadowResponse(rsp *http.Response) (*UpdateThingShadowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateThingShadowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ShadowMessage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePublishMessageResponse parses an HTTP response from a PublishMessageWithResponse call
+func ParsePublishMessageResponse(rsp *http.Response) (*PublishMessageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PublishMessageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Published
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
