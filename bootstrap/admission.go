@@ -252,7 +252,7 @@ func waitOf(err error) time.Duration {
 func (d *Door) pending(ctx context.Context, c *x509.Certificate, rec *registry.Certificate, now time.Time) error {
 	scope := access.Scope{Tenant: rec.Tenant}
 	switch rec.How {
-	case registry.HowFirstBoot:
+	case registry.HowFirstBoot, registry.HowRenewal:
 		things, err := d.cfg.Registry.CertificateThings(ctx, scope, rec.ID)
 		if err != nil {
 			return err

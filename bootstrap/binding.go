@@ -1,12 +1,15 @@
 package bootstrap
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
+	"strings"
 	"time"
 )
 
@@ -27,6 +30,17 @@ func (e Exporter) Challenge() (string, error) {
 		return "", err
 	}
 	return base64.StdEncoding.EncodeToString(b), nil
+}
+
+// Pseudonyms gives [Config.Pseudonym] by a key: 32 hexadecimal digits that only
+// who has the key can tie to a device.
+func Pseudonyms(key []byte) func(tenant, holder string) string {
+	key = bytes.Clone(key)
+	return func(tenant, holder string) string {
+		h := hmac.New(sha256.New, key)
+		h.Write([]byte("hallmark subject pseudonym v1\x00" + strings.ToLower(tenant) + "\x00" + strings.ToLower(holder)))
+		return hex.EncodeToString(h.Sum(nil)[:16])
+	}
 }
 
 // nonceLife is how long a nonce is good; a slow device makes an RSA key in

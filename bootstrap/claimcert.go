@@ -70,9 +70,15 @@ func (c *Claims) CreateClaim(ctx context.Context, by access.Actor, r ClaimReques
 // CreateProvisioningClaim is for a trusted user, an installer with a phone: a
 // claim certificate with its key for one device, good for five minutes.
 func (c *Claims) CreateProvisioningClaim(ctx context.Context, by access.Actor, template string) (ClaimCertificate, error) {
+	return c.CreateProvisioningClaimFor(ctx, by, template, nil)
+}
+
+// CreateProvisioningClaimFor is [Claims.CreateProvisioningClaim] for a key that the
+// installer made: csr is DER or PEM.
+func (c *Claims) CreateProvisioningClaimFor(ctx context.Context, by access.Actor, template string, csr []byte) (ClaimCertificate, error) {
 	var name [8]byte
 	rand.Read(name[:])
-	return c.createClaim(ctx, by, &ClaimRequest{Name: "user-" + hex.EncodeToString(name[:]), Template: template, Most: 1, Outstanding: 1, ExpiresAt: c.now().Add(temporaryLife)})
+	return c.createClaim(ctx, by, &ClaimRequest{Name: "user-" + hex.EncodeToString(name[:]), Template: template, CSR: csr, Most: 1, Outstanding: 1, ExpiresAt: c.now().Add(temporaryLife)})
 }
 
 func (c *Claims) createClaim(ctx context.Context, by access.Actor, r *ClaimRequest) (out ClaimCertificate, err error) {

@@ -48,8 +48,13 @@ type Config struct {
 	NonceKey []byte
 	// Organization stands in the subject of operational certificates; may be empty.
 	Organization string
-	Log          *slog.Logger
-	Now          func() time.Time
+	// Pseudonym, if it is not nil, gives the subject of a device's operational
+	// certificates in place of its names: whoever sees the certificate on the wire
+	// learns neither thing nor serial number (S43). It must always give the same
+	// text for the same device.
+	Pseudonym func(tenant, holder string) string
+	Log       *slog.Logger
+	Now       func() time.Time
 }
 
 // Service makes devices of birth certificates. It is safe for concurrent use.
@@ -122,7 +127,9 @@ func (s *Service) identify(ctx context.Context, f Facts) (Identity, error) {
 }
 
 // Register is the first boot, and every renewal after it: a thing, its
-// configuration, and an operational certificate for a new key. The order:
+// configuration, and an operational certificate for a new key. A device that came
+// by claim or in bulk has no birth certificate and renews what it has; else the
+// order is:
 //
 //  1. identify: the certificate at the door.
 //  2. parse: the CSR proves that its sender holds the new key.
@@ -154,6 +161,9 @@ func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registratio
 		return Registration{}, err
 	}
 	// 4. birth
+	if id.standalone() {
+		return s.renew(ctx, &id, req, proven)
+	}
 	birth, err := s.birth(ctx, &id)
 	if err != nil {
 		return Registration{}, err
@@ -163,16 +173,15 @@ func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registratio
 	if err != nil {
 		return Registration{}, err
 	}
-	lock := &s.locks[maphash.String(s.seed, id.Tenant+"\x00"+birth.record.Holder)%uint64(len(s.locks))]
-	lock.Lock()
-	defer lock.Unlock()
+	unlock := s.lock(id.Tenant, birth.record.Holder)
+	defer unlock()
 	// 6. check
 	want := registrationOf(&id, &plan)
 	if err := s.cfg.Registry.Check(ctx, want); err != nil {
 		return Registration{}, err
 	}
 	// 7. issue
-	issued, err := s.issue(ctx, &id, birth, &plan, req)
+	issued, err := s.issue(ctx, &id, plan.Thing.Name, profile.Origin(birth.record.Origin), req)
 	if err != nil {
 		return Registration{}, discreet(err)
 	}
@@ -251,13 +260,13 @@ func (s *Service) records(ctx context.Context, id *Identity, p profile.Name) (ou
 }
 
 // issue makes the certificate, or finds the one that this key has.
-func (s *Service) issue(ctx context.Context, id *Identity, birth *birthCertificate, plan *provisioner.Plan, req *csr.Request) (ca.Issued, error) {
-	// What does not change from try to try. The subject is the thing; the
-	// key's origin is the birth certificate's (S16).
+func (s *Service) issue(ctx context.Context, id *Identity, thing string, origin profile.Origin, req *csr.Request) (ca.Issued, error) {
+	// What does not change from try to try. The key's origin is that of the
+	// certificate behind whoever asks (S16).
 	r := ca.Request{
 		Identity: ca.Identity{Tenant: id.Tenant, Holder: id.Holder, Profile: string(profile.LDevID)},
-		Subject:  profile.Subject{Organization: s.cfg.Organization, CommonName: plan.Thing.Name, SerialNumber: id.Holder},
-		SPKI:     req.SPKI, Key: req.PublicKey, Origin: profile.Origin(birth.record.Origin),
+		Subject:  s.subject(id, thing),
+		SPKI:     req.SPKI, Key: req.PublicKey, Origin: origin,
 		Requester: ca.Requester{Actor: id.actorString(), Authority: id.Authority, Serial: id.Serial},
 		Tool:      "bootstrap",
 	}

@@ -81,6 +81,7 @@ type Identity struct {
 	NotAfter    time.Time
 	Thing       fleet.ThingName       // of an operational certificate
 	Status      fleet.PrincipalStatus // of an operational certificate; a birth certificate is ACTIVE
+	How         registry.How          // an operational certificate came
 }
 
 // Actor is the device in records.
@@ -265,14 +266,14 @@ func (g *Gate) principal(ctx context.Context, id *Identity) error {
 	if err != nil {
 		return err
 	}
-	if p.Status == fleet.PendingActivation && p.How == registry.HowFirstBoot {
+	if p.Status == fleet.PendingActivation && (p.How == registry.HowFirstBoot || p.How == registry.HowRenewal) {
 		if _, err := g.cfg.Registry.Prove(ctx, scope, id.Authority, id.Serial); err != nil {
 			return err
 		}
 		g.log.InfoContext(ctx, "device proved its new key", "holder", id.Holder, "serial", id.Serial.String())
 		p.Status = fleet.Active
 	}
-	id.Thing, id.Status = p.Thing, p.Status
+	id.Thing, id.Status, id.How = p.Thing, p.Status, p.How
 	switch p.Status {
 	case fleet.Active:
 		return nil

@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -239,6 +240,12 @@ func (a *agent) enrol(ctx context.Context, as *pair, slot string, key crypto.Sig
 	return next, nil
 }
 
+// pseudonym tells whether a subject is one that names nobody: 32 hexadecimal digits,
+// twice (S43). The certificate is this device's by its key, not by its subject.
+func pseudonym(n pkix.Name) bool {
+	return len(n.CommonName) == 32 && n.CommonName == n.SerialNumber && strings.Trim(n.CommonName, "0123456789abcdef") == ""
+}
+
 // check proves that an answer is a certificate for this device's key, under the
 // device's own roots, whoever sent it.
 func (a *agent) check(r *deviceapi.Registration, key crypto.Signer) error {
@@ -250,7 +257,7 @@ func (a *agent) check(r *deviceapi.Registration, key crypto.Signer) error {
 	if err != nil || !bytes.Equal(spki, c.RawSubjectPublicKeyInfo) {
 		return ErrCertificate.Wrap(err, "It is for another key.")
 	}
-	if c.Subject.CommonName != r.Thing {
+	if c.Subject.CommonName != r.Thing && !pseudonym(c.Subject) {
 		return ErrCertificate.New("It names %q, and the answer %q.", c.Subject.CommonName, r.Thing)
 	}
 	inter := x509.NewCertPool()

@@ -14,6 +14,7 @@ CREATE TABLE broker_sessions (
   sent_up_to  BIGINT NOT NULL,  -- newest position that was sent at least once
   will        BYTEA NOT NULL,    -- JSON; empty = none
   will_at     BIGINT NOT NULL,
+  node        TEXT NOT NULL DEFAULT '', -- of the service that has it; empty without a cluster
   PRIMARY KEY (tenant, client)
 );
 
@@ -24,6 +25,13 @@ CREATE TABLE broker_subscriptions (
   options      INTEGER NOT NULL, -- the octet of SUBSCRIBE: QoS, no local, retain as published, retain handling
   subscription BIGINT NOT NULL,  -- identifier; 0 = none
   PRIMARY KEY (tenant, client, filter)
+);
+
+-- Services that share these tables. Who cannot count its beat up any more is fenced: its sessions are another's.
+CREATE TABLE broker_nodes (
+  node TEXT NOT NULL PRIMARY KEY, -- one life of a service
+  name TEXT NOT NULL,             -- the same after a restart
+  beat BIGINT NOT NULL            -- -1 = stopped in order
 );
 
 -- Identifiers of QoS 2 messages between PUBLISH and PUBREL.

@@ -69,7 +69,8 @@ CREATE INDEX job_executions_thing ON job_executions (tenant, thing, job, number)
 CREATE INDEX job_executions_rank ON job_executions (tenant, job, rank, thing) WHERE latest = 1;
 CREATE INDEX job_executions_due ON job_executions (due) WHERE due > 0;
 
--- The newest connection of each client identifier. It is no promise: it can be made anew.
+-- The newest connection of each client identifier. What queries find of a thing is
+-- made of its rows.
 CREATE TABLE presence (
   tenant      TEXT NOT NULL,
   client      TEXT NOT NULL,
@@ -81,6 +82,7 @@ CREATE TABLE presence (
   connected   INTEGER NOT NULL,
   at          BIGINT NOT NULL, -- of the last change
   reason      TEXT NOT NULL, -- why it is not connected
+  mac         BLOB NOT NULL,
   PRIMARY KEY (tenant, client)
 );
 CREATE INDEX presence_thing ON presence (tenant, thing);

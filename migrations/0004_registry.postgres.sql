@@ -10,7 +10,7 @@ CREATE TABLE device_certificates (
   authority     TEXT COLLATE "C" NOT NULL, -- our own that issued it, or ""
   serial        BYTEA NOT NULL, -- its serial number under that authority, else the octets of the id
   status        TEXT COLLATE "C" NOT NULL, -- PENDING_ACTIVATION, ACTIVE, INACTIVE, REVOKED, PENDING_TRANSFER
-  how           TEXT COLLATE "C" NOT NULL, -- first-boot, jitp, jitr, claim, byoc, bulk, claim-cert
+  how           TEXT COLLATE "C" NOT NULL, -- first-boot, jitp, jitr, claim, byoc, bulk, renewal, claim-cert
   holder        TEXT COLLATE "C" NOT NULL, -- the device that it identifies
   common_name   TEXT COLLATE "C" NOT NULL,
   not_before    BIGINT NOT NULL,

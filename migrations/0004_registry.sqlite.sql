@@ -10,7 +10,7 @@ CREATE TABLE device_certificates (
   authority     TEXT NOT NULL, -- our own that issued it, or ""
   serial        BLOB NOT NULL, -- its serial number under that authority, else the octets of the id
   status        TEXT NOT NULL, -- PENDING_ACTIVATION, ACTIVE, INACTIVE, REVOKED, PENDING_TRANSFER
-  how           TEXT NOT NULL, -- first-boot, jitp, jitr, claim, byoc, bulk, claim-cert
+  how           TEXT NOT NULL, -- first-boot, jitp, jitr, claim, byoc, bulk, renewal, claim-cert
   holder        TEXT NOT NULL, -- the device that it identifies
   common_name   TEXT NOT NULL,
   not_before    BIGINT NOT NULL,

@@ -153,6 +153,9 @@ func (p *Planner) PlanJITP(ctx context.Context, in PlanInput) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	if err := unambiguous(in.Certificate, tmpl.Parameters()); err != nil {
+		return Plan{}, err
+	}
 	service := map[string]string{template.CertificateID: certificateID(in.Certificate)}
 	for name, value := range subjectParameters(in.Certificate) {
 		service[wireSubject+name[len(innerSubject):]] = value

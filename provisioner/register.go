@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -177,6 +178,9 @@ func (p *Planner) Plan(ctx context.Context, in PlanInput) (Plan, error) {
 		}
 	}
 	// 4. The template.
+	if err := unambiguous(in.Certificate, tmpl.Parameters()); err != nil {
+		return Plan{}, err
+	}
 	overrides := subjectParameters(in.Certificate)
 	maps.Copy(overrides, decision.Overrides)
 	result, err := tmpl.Evaluate(template.Input{Service: map[string]string{template.CertificateID: id}, Device: in.Parameters, Overrides: overrides})
@@ -233,8 +237,8 @@ var renameSubject = func() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }()
 
-// subjectParameters reads the subject; of an attribute that stands there twice
-// the first counts, and one that it lacks is not given.
+// subjectParameters reads the subject; one that it lacks is not given. That none
+// which is asked for stands there twice is [unambiguous]'s to see.
 func subjectParameters(c *x509.Certificate) map[string]string {
 	out := map[string]string{}
 	for _, a := range subjectAttributes {
@@ -246,6 +250,26 @@ func subjectParameters(c *x509.Certificate) map[string]string {
 		}
 	}
 	return out
+}
+
+// unambiguous refuses a subject that has an attribute twice, or not as text, where
+// the template asks for it: which one identifies the device nobody can know (A54).
+func unambiguous(c *x509.Certificate, asked []template.Parameter) error {
+	for _, a := range subjectAttributes {
+		if !slices.ContainsFunc(asked, func(p template.Parameter) bool { return p.Name == wireSubject+a.name || p.Name == innerSubject+a.name }) {
+			continue
+		}
+		n := 0
+		for _, have := range c.Subject.Names {
+			if have.Type.Equal(a.oid) {
+				n++
+			}
+		}
+		if n > 1 {
+			return template.ErrParameterInvalid.New("The subject has the attribute %s %d times.", a.name, n)
+		}
+	}
+	return nil
 }
 
 // checkNames refuses parameters that only the service gives (S21).

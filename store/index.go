@@ -12,6 +12,7 @@ import (
 	"hallmark/access"
 	"hallmark/fleet"
 	"hallmark/fleet/registry"
+	"hallmark/internal/fault"
 )
 
 // Fields that no query can name: group memberships.
@@ -57,11 +58,32 @@ func (db *DB) Index(ctx context.Context, tenant string, thing fleet.ThingName, p
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		folded := thing.Fold()
 		var exists bool
-		if err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM things WHERE tenant = $1 AND folded = $2)`, tenant, folded).Scan(&exists); err != nil || !exists {
+		if err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM things WHERE tenant = $1 AND folded = $2 AND name = $3)`, tenant, folded, string(thing)).Scan(&exists); err != nil || !exists {
 			return err
 		}
 		return db.putIndex(ctx, tenant, folded, under(prefix), rows)
 	})
+}
+
+// others is what the index should have of a thing by shadows and presence, whose
+// rows are sealed where the index's are not (S32).
+func (db *DB) others(ctx context.Context, tenant string, thing fleet.ThingName) (out []registry.Row, err error) {
+	shadows, err := db.shadowsOf(ctx, tenant, thing)
+	if err != nil {
+		return nil, err
+	}
+	for i := range shadows {
+		prefix, fields, err := shadowIndex(&shadows[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, registry.Flatten(prefix, fields)...)
+	}
+	fields, err := db.connectivity(ctx, tenant, thing)
+	if err != nil {
+		return nil, err
+	}
+	return append(out, registry.Flatten(registry.PrefixOnline, fields)...), nil
 }
 
 // reindex brings the registry's own fields of a thing up to date.
@@ -288,6 +310,12 @@ func (db *DB) checkIndex(ctx context.Context, t *registry.Thing, report func(che
 	if err != nil {
 		return err
 	}
+	others, err := db.others(ctx, t.Tenant, t.Name)
+	derived := err == nil
+	if err != nil && !errors.Is(err, ErrRowTampered) && fault.KindOf(err) != fault.Invalid { // which the domains name
+		return err
+	}
+	want = append(want, others...)
 	all, err := db.indexRows(ctx, t.Tenant, t.Name.Fold())
 	if err != nil {
 		return err
@@ -299,7 +327,11 @@ func (db *DB) checkIndex(ctx context.Context, t *registry.Thing, report func(che
 			have[r] = true
 		case r.Field == fieldDynamic:
 			in[r.Text] = true
-		case !ofOthers(r.Field):
+		case ofOthers(r.Field):
+			if derived && !strings.HasPrefix(r.Field, registry.PrefixDefence+".") {
+				have[r] = true
+			}
+		default:
 			report("index", object, "Nobody keeps the field "+r.Field+".")
 			return nil
 		}
@@ -327,6 +359,8 @@ func (db *DB) checkIndex(ctx context.Context, t *registry.Thing, report func(che
 			report("index", object, "The value of "+r.Field+" is missing.")
 			return nil
 		}
+	}
+	for _, r := range want {
 		delete(have, r)
 	}
 	for r := range have {

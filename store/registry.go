@@ -221,7 +221,18 @@ func (db *DB) PutThing(ctx context.Context, t registry.Thing, was int64) error {
 			}
 		}
 		db.tellRegistry(ctx, registry.Change{Tenant: t.Tenant, Thing: r.foldedN})
-		return db.reindex(ctx, t.Tenant, r.foldedN)
+		if err := db.reindex(ctx, t.Tenant, r.foldedN); err != nil || was != 0 {
+			return err
+		}
+		// What its shadows and connections said before it was a thing counts now.
+		rows, err := db.others(ctx, t.Tenant, t.Name)
+		if err != nil || len(rows) == 0 {
+			if errors.Is(err, ErrRowTampered) {
+				err = nil // fsck names the row
+			}
+			return err
+		}
+		return db.putIndex(ctx, t.Tenant, r.foldedN, ofOthers, rows)
 	})
 }
 
@@ -229,6 +240,16 @@ func (db *DB) PutThing(ctx context.Context, t registry.Thing, was int64) error {
 func (db *DB) DropThing(ctx context.Context, tenant string, folded string, was int64) error {
 	folded = fold(folded)
 	return db.Atomic(ctx, func(ctx context.Context) error {
+		var name string
+		if err := db.queryRow(ctx, `SELECT name FROM things WHERE tenant = $1 AND folded = $2`, tenant, folded).Scan(&name); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := db.DropShadows(ctx, access.Scope{Tenant: tenant}, fleet.ThingName(name)); err != nil {
+			return err
+		}
+		if _, err := db.exec(ctx, `DELETE FROM presence WHERE tenant = $1 AND thing = $2`, tenant, folded); err != nil {
+			return err
+		}
 		n, err := db.exec(ctx, `DELETE FROM things WHERE tenant = $1 AND folded = $2 AND version = $3`, tenant, folded, was)
 		if err == nil && n != 1 {
 			err = registry.ErrThingChanged.New("")
@@ -288,10 +309,19 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 				}
 				continue
 			}
-			if err := db.checkIndex(ctx, &t, report); err != nil {
+			// Devices go on while this looks: what is found is looked at twice.
+			found := false
+			err = db.checkIndex(ctx, &t, func(string, string, string) { found = true })
+			if err == nil && found {
+				err = db.checkIndex(ctx, &t, report)
+			}
+			if err != nil {
 				return err
 			}
 		}
+	}
+	if err := db.brokenPresence(ctx, report); err != nil {
+		return err
 	}
 	// 2. What must lead from one table to another. Each query lists what does not.
 	for _, q := range []struct{ check, table, detail, query string }{
@@ -325,7 +355,7 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 	}
 	for _, q := range []struct{ check, table, detail, query string }{
 		{"holder-missing", "things", "Its identity has no birth certificate.", `SELECT t.tenant, t.folded FROM things t JOIN authorities a ON a.name = t.registered_by AND a.tenant = t.tenant LEFT JOIN identities i ON i.tenant = t.tenant AND i.holder = t.holder AND i.profile = 'idevid' WHERE i.holder IS NULL`},
-		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant LEFT JOIN fleet_templates f ON f.tenant = t.tenant AND t.registered_by = 'claim:' || f.name WHERE t.registered_by <> '' AND g.authority IS NULL AND f.name IS NULL`},
+		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant LEFT JOIN fleet_templates f ON f.tenant = t.tenant AND t.registered_by = 'claim:' || f.name WHERE t.registered_by <> '' AND g.authority IS NULL AND f.name IS NULL AND NOT EXISTS (SELECT 1 FROM registered_cas c WHERE c.tenant = t.tenant AND (c.id = t.registered_by OR c.authority = t.registered_by))`},
 		{"thing-missing", "thing_principals", "Its thing does not exist.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing WHERE t.folded IS NULL`},
 		{"certificate-missing", "thing_principals", "Its certificate is not registered.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN device_certificates d ON d.tenant = p.tenant AND d.id = p.certificate WHERE d.id IS NULL`},
 		{"ca-missing", "device_certificates", "The CA that it was registered with does not exist.", `SELECT d.tenant, d.id FROM device_certificates d LEFT JOIN registered_cas c ON c.tenant = d.tenant AND c.id = d.ca WHERE d.ca <> '' AND c.id IS NULL`},

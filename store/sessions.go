@@ -124,10 +124,10 @@ func (db *DB) applyOne(ctx context.Context, c broker.Change) (err error) {
 	}
 	switch c := c.(type) {
 	case broker.PutSession:
-		exec(`INSERT INTO broker_sessions (tenant, client, thing, certificate, version, expiry, connected, ends_at, sent_up_to, will, will_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		exec(`INSERT INTO broker_sessions (tenant, client, thing, certificate, version, expiry, connected, ends_at, sent_up_to, will, will_at, node) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 			ON CONFLICT (tenant, client) DO UPDATE SET thing = excluded.thing, certificate = excluded.certificate, version = excluded.version, expiry = excluded.expiry, connected = excluded.connected,
-			ends_at = excluded.ends_at, sent_up_to = excluded.sent_up_to, will = excluded.will, will_at = excluded.will_at`,
-			c.Tenant, c.Client, c.Thing, c.Certificate, int64(c.Version), int64(c.Expiry/time.Second), flag(c.Connected), millis(c.ExpiresAt), c.SentUpTo, octets(c.Will), millis(c.WillAt))
+			ends_at = excluded.ends_at, sent_up_to = excluded.sent_up_to, will = excluded.will, will_at = excluded.will_at, node = excluded.node`,
+			c.Tenant, c.Client, c.Thing, c.Certificate, int64(c.Version), int64(c.Expiry/time.Second), flag(c.Connected), millis(c.ExpiresAt), c.SentUpTo, octets(c.Will), millis(c.WillAt), c.Node)
 	case broker.EndSession:
 		exec(`DELETE FROM broker_queue WHERE tenant = $1 AND client = $2`, c.Tenant, c.Client)
 		exec(`DELETE FROM broker_received WHERE tenant = $1 AND client = $2`, c.Tenant, c.Client)
@@ -158,6 +158,12 @@ func (db *DB) applyOne(ctx context.Context, c broker.Change) (err error) {
 			ON CONFLICT (tenant, topic) DO UPDATE SET thing = excluded.thing, certificate = excluded.certificate, publisher = excluded.publisher, qos = excluded.qos, stored_at = excluded.stored_at,
 			expires_at = excluded.expires_at, properties = excluded.properties, payload = excluded.payload`,
 			c.Tenant, c.Topic, c.Thing, c.Certificate, c.Publisher, int64(c.QoS), millis(c.StoredAt), millis(c.ExpiresAt), octets(c.Properties), octets(c.Payload))
+	case broker.Guard:
+		n, err := db.exec(ctx, `UPDATE broker_nodes SET beat = beat + 1 WHERE node = $1`, c.Node)
+		if err == nil && n == 0 {
+			err = broker.ErrFenced.New("")
+		}
+		return err
 	case broker.EndRetained:
 		exec(`DELETE FROM broker_retained WHERE tenant = $1 AND topic = $2`, c.Tenant, c.Topic)
 	}
@@ -194,26 +200,35 @@ func decodeIDs(b []byte) (ids []int) {
 // Sessions implements [broker.Store]. It runs once, at the start, so it reads
 // the tables whole and joins them here.
 func (db *DB) Sessions(ctx context.Context, fn func(broker.StoredSession) error) error {
+	list, err := db.sessions(ctx, `1 = 1`)
+	for i := range list {
+		if err == nil {
+			err = fn(list[i])
+		}
+	}
+	return err
+}
+
+// sessions reads the sessions that a condition on tenant and client selects.
+func (db *DB) sessions(ctx context.Context, where string, args ...any) (list []broker.StoredSession, err error) {
 	type key struct{ tenant, client string }
-	all := map[key]*broker.StoredSession{}
-	var order []key
-	found, err := db.query(ctx, `SELECT tenant, client, thing, certificate, version, expiry, connected, ends_at, sent_up_to, will, will_at FROM broker_sessions ORDER BY tenant, client`)
+	at := map[key]int{}
+	found, err := db.query(ctx, `SELECT tenant, client, thing, certificate, version, expiry, connected, ends_at, sent_up_to, will, will_at, node FROM broker_sessions WHERE `+where+` ORDER BY tenant, client`, args...)
 	err = each(found, err, func(r row) error {
 		var s broker.StoredSession
 		var version, expiry, connected, ends, willAt int64
-		if err := r.Scan(&s.Tenant, &s.Client, &s.Thing, &s.Certificate, &version, &expiry, &connected, &ends, &s.SentUpTo, &s.Will, &willAt); err != nil {
+		if err := r.Scan(&s.Tenant, &s.Client, &s.Thing, &s.Certificate, &version, &expiry, &connected, &ends, &s.SentUpTo, &s.Will, &willAt, &s.Node); err != nil {
 			return err
 		}
 		s.Version, s.Expiry, s.Connected, s.ExpiresAt, s.WillAt = byte(version), time.Duration(expiry)*time.Second, connected == 1, timeOf(ends), timeOf(willAt)
-		k := key{s.Tenant, s.Client}
-		all[k] = &s
-		order = append(order, k)
+		at[key{s.Tenant, s.Client}] = len(list)
+		list = append(list, s)
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found, err = db.query(ctx, `SELECT tenant, client, filter, options, subscription FROM broker_subscriptions`)
+	found, err = db.query(ctx, `SELECT tenant, client, filter, options, subscription FROM broker_subscriptions WHERE `+where, args...)
 	err = each(found, err, func(r row) error {
 		var p broker.PutSubscription
 		var o, id int64
@@ -221,55 +236,51 @@ func (db *DB) Sessions(ctx context.Context, fn func(broker.StoredSession) error)
 			return err
 		}
 		p.QoS, p.NoLocal, p.AsPublished, p.Handling, p.ID = byte(o&3), o&4 != 0, o&8 != 0, byte(o>>4&3), int(id)
-		if s := all[key{p.Tenant, p.Client}]; s != nil {
-			s.Subscriptions = append(s.Subscriptions, p)
+		if i, ok := at[key{p.Tenant, p.Client}]; ok {
+			list[i].Subscriptions = append(list[i].Subscriptions, p)
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found, err = db.query(ctx, `SELECT tenant, client, packet FROM broker_received`)
+	found, err = db.query(ctx, `SELECT tenant, client, packet FROM broker_received WHERE `+where, args...)
 	err = each(found, err, func(r row) error {
 		var k key
 		var id int64
 		if err := r.Scan(&k.tenant, &k.client, &id); err != nil {
 			return err
 		}
-		if s := all[k]; s != nil {
-			s.Received = append(s.Received, uint16(id))
+		if i, ok := at[k]; ok {
+			list[i].Received = append(list[i].Received, uint16(id))
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found, err = db.query(ctx, `SELECT tenant, client, publisher, COUNT(*), CAST(SUM(size) AS BIGINT), MIN(position), MAX(position) FROM broker_queue GROUP BY tenant, client, publisher`)
+	found, err = db.query(ctx, `SELECT tenant, client, publisher, COUNT(*), CAST(SUM(size) AS BIGINT), MIN(position), MAX(position) FROM broker_queue WHERE `+where+` GROUP BY tenant, client, publisher`, args...)
 	err = each(found, err, func(r row) error {
 		var k key
 		var w broker.Waiting
 		if err := r.Scan(&k.tenant, &k.client, &w.Publisher, &w.Messages, &w.Bytes, &w.First, &w.Last); err != nil {
 			return err
 		}
-		if s := all[k]; s != nil {
-			s.Waiting = append(s.Waiting, w)
+		if i, ok := at[k]; ok {
+			list[i].Waiting = append(list[i].Waiting, w)
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for _, k := range order {
-		if err := fn(*all[k]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return list, err
 }
 
 // Retained implements [broker.Store].
 func (db *DB) Retained(ctx context.Context, fn func(broker.PutRetained) error) error {
-	found, err := db.query(ctx, `SELECT tenant, topic, thing, certificate, publisher, qos, stored_at, expires_at, properties, payload FROM broker_retained`)
+	return db.retained(ctx, fn, `1 = 1`)
+}
+
+func (db *DB) retained(ctx context.Context, fn func(broker.PutRetained) error, where string, args ...any) error {
+	found, err := db.query(ctx, `SELECT tenant, topic, thing, certificate, publisher, qos, stored_at, expires_at, properties, payload FROM broker_retained WHERE `+where, args...)
 	return each(found, err, func(r row) error {
 		var p broker.PutRetained
 		var qos, stored, expires int64

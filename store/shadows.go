@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"strconv"
+	"time"
 
 	"hallmark/access"
 	"hallmark/fleet"
@@ -74,19 +75,72 @@ func (db *DB) PutShadow(ctx context.Context, r, was shadow.Row) error {
 
 // indexShadow lets queries find a thing by its shadow.
 func (db *DB) indexShadow(ctx context.Context, r *shadow.Row) error {
-	prefix := registry.PrefixShadow
+	prefix, fields, err := shadowIndex(r)
+	if err != nil {
+		return err
+	}
+	return db.Index(ctx, r.Tenant, r.Thing, prefix, fields)
+}
+
+// shadowIndex is what queries find of a shadow.
+func shadowIndex(r *shadow.Row) (prefix string, fields map[string]any, err error) {
+	prefix = registry.PrefixShadow
 	if r.Name != "" {
 		prefix += ".name." + r.Name
 	}
 	if r.Deleted {
-		return db.Index(ctx, r.Tenant, r.Thing, prefix, nil)
+		return prefix, nil, nil
 	}
 	d, err := shadow.UnmarshalDocument(r.Document)
 	if err != nil {
-		return err
+		return prefix, nil, err
 	}
 	delta := d.Delta()
-	return db.Index(ctx, r.Tenant, r.Thing, prefix, map[string]any{"desired": d.Desired, "reported": d.Reported, "delta": delta, "hasDelta": len(delta) > 0})
+	return prefix, map[string]any{"desired": d.Desired, "reported": d.Reported, "delta": delta, "hasDelta": len(delta) > 0}, nil
+}
+
+// shadowsOf reads all shadows of a thing.
+func (db *DB) shadowsOf(ctx context.Context, tenant string, thing fleet.ThingName) (out []shadow.Row, err error) {
+	rows, err := db.query(ctx, `SELECT `+shadowColumns+` FROM shadows WHERE tenant = $1 AND thing = $2 ORDER BY name`, tenant, string(thing))
+	err = each(rows, err, func(r row) error {
+		s, err := db.scanShadow(r)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
+// ForgetShadows implements [shadow.Store].
+func (db *DB) ForgetShadows(ctx context.Context, before time.Time, registered bool, limit int) (n int64, err error) {
+	err = db.Atomic(ctx, func(ctx context.Context) error {
+		n = 0
+		var gone []shadow.Key
+		query := `SELECT tenant, thing, name FROM shadows s WHERE updated_at < $1`
+		if !registered {
+			query += ` AND NOT EXISTS (SELECT 1 FROM things t WHERE t.tenant = s.tenant AND t.name = s.thing)`
+		}
+		rows, err := db.query(ctx, query+` LIMIT $2`, millis(before), limit)
+		err = each(rows, err, func(r row) error {
+			var k shadow.Key
+			err := r.Scan(&k.Tenant, (*string)(&k.Thing), &k.Name)
+			gone = append(gone, k)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, k := range gone {
+			if _, err := db.exec(ctx, `DELETE FROM shadows WHERE tenant = $1 AND thing = $2 AND name = $3`, k.Tenant, string(k.Thing), k.Name); err != nil {
+				return err
+			}
+			if err := db.indexShadow(ctx, &shadow.Row{Key: k, Deleted: true}); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // ShadowNames implements [shadow.Store].
@@ -104,8 +158,20 @@ func (db *DB) ShadowNames(ctx context.Context, s access.Scope, thing fleet.Thing
 // DropShadows implements [shadow.Store].
 func (db *DB) DropShadows(ctx context.Context, s access.Scope, thing fleet.ThingName) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		_, err := db.exec(ctx, `DELETE FROM shadows WHERE tenant = $1 AND thing = $2`, s.Tenant, string(thing))
-		return err
+		rows, err := db.shadowsOf(ctx, s.Tenant, thing)
+		if err != nil && !errors.Is(err, ErrRowTampered) { // which goes too
+			return err
+		}
+		if _, err := db.exec(ctx, `DELETE FROM shadows WHERE tenant = $1 AND thing = $2`, s.Tenant, string(thing)); err != nil {
+			return err
+		}
+		for i := range rows {
+			rows[i].Deleted = true
+			if err := db.indexShadow(ctx, &rows[i]); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -70,6 +70,7 @@ type Door struct {
 	Set      *crl.Set
 	Crl      *crl.Service
 	Requests atomic.Int64
+	handler  atomic.Pointer[http.Handler]
 	// Intercept, if set, sees a request before the service does; it answers
 	// false to swallow it.
 	Intercept func(w http.ResponseWriter, r *http.Request) bool
@@ -133,7 +134,7 @@ func New(t testing.TB, o Options) *Door {
 	}
 
 	server := d.Server(t, "server-1")
-	handler := d.Service.Handler(problem)
+	d.Serve(d.Service.Handler(Problem))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +146,7 @@ func New(t testing.TB, o Options) *Door {
 			if d.Intercept != nil && !d.Intercept(w, r) {
 				return
 			}
-			handler.ServeHTTP(w, r)
+			(*d.handler.Load()).ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 	}
@@ -314,8 +315,11 @@ func (c *Conn) Try(path string, body any) (out Answer, err error) {
 	return out, json.Unmarshal(out.Body, into)
 }
 
-// problem is a small problem document; the service has a better one.
-func problem(w http.ResponseWriter, _ *http.Request, err error) {
+// Serve replaces what answers at the door.
+func (d *Door) Serve(h http.Handler) { d.handler.Store(&h) }
+
+// Problem is a small problem document; the service has a better one.
+func Problem(w http.ResponseWriter, _ *http.Request, err error) {
 	f := fault.From(err)
 	status := map[fault.Kind]int{fault.Invalid: 400, fault.Unauthenticated: 401, fault.Forbidden: 403, fault.NotFound: 404, fault.Conflict: 409, fault.Exhausted: 429, fault.Unavailable: 503}[f.Kind]
 	if status == 0 {

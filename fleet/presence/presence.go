@@ -55,13 +55,16 @@ type State struct {
 
 // Store persists states. Contract: PutPresence writes each state unless the
 // stored one is newer, or is of another session and connected since; ResetPresence
-// marks everything as disconnected that a node had; SilentThings lists things
+// marks everything as disconnected that a node had; ForgetPresence removes at most
+// limit states whose client is not connected and changed last before a time;
+// SilentThings lists things
 // that are not connected and whose last change is before a time, in the order of
 // their names.
 type Store interface {
 	PutPresence(ctx context.Context, states []State) error
 	Presence(ctx context.Context, s access.Scope, thing fleet.ThingName) ([]State, error)
 	ResetPresence(ctx context.Context, node, reason string, at time.Time) (int64, error)
+	ForgetPresence(ctx context.Context, before time.Time, limit int) (int64, error)
 	SilentThings(ctx context.Context, s access.Scope, since time.Time, after fleet.ThingName, limit int) ([]State, error)
 }
 
@@ -134,6 +137,22 @@ func (s *Service) Start(ctx context.Context) error {
 		s.log.InfoContext(ctx, "connections of the last run ended with it", "clients", n)
 	}
 	return err
+}
+
+// retainPage is how many states one transaction removes.
+const retainPage = 500
+
+// Retain removes what is known of clients that have not been connected for a time
+// (S43); 0 keeps it. Addresses are in the events alone and are never kept.
+func (s *Service) Retain(ctx context.Context, keep time.Duration) (n int64, err error) {
+	for keep > 0 {
+		gone, err := s.cfg.Store.ForgetPresence(ctx, s.now().Add(-keep), retainPage)
+		n += gone
+		if err != nil || gone < retainPage {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // Run writes and publishes what was heard, until ctx ends.

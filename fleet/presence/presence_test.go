@@ -39,6 +39,7 @@ func (s *shelf) Presence(context.Context, access.Scope, fleet.ThingName) ([]Stat
 func (s *shelf) ResetPresence(context.Context, string, string, time.Time) (int64, error) {
 	return 0, nil
 }
+func (s *shelf) ForgetPresence(context.Context, time.Time, int) (int64, error) { return 0, nil }
 func (s *shelf) SilentThings(context.Context, access.Scope, time.Time, fleet.ThingName, int) ([]State, error) {
 	return nil, nil
 }

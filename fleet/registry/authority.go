@@ -243,12 +243,20 @@ func (r *Registry) UpdateCA(ctx context.Context, s access.Scope, id string, ch C
 	return out, err
 }
 
-// DropCA forgets an INACTIVE CA. Its certificates stay.
+// DropCA forgets an INACTIVE CA that has no certificates. One that has keeps
+// vouching for where they came from.
 func (r *Registry) DropCA(ctx context.Context, s access.Scope, id string) error {
 	return r.store.Atomic(ctx, func(ctx context.Context) error {
 		c, err := r.store.CA(ctx, s, id)
 		if err == nil && c.Status != CAInactive {
 			err = ErrCAStatus.New("It is %s.", c.Status)
+		}
+		if err != nil {
+			return err
+		}
+		have, err := r.store.Certificates(ctx, s, CertificateQuery{CA: id, Limit: 1})
+		if err == nil && len(have) > 0 {
+			err = ErrCAInUse.New("")
 		}
 		if err != nil {
 			return err

@@ -25,10 +25,11 @@ const (
 	HowClaim     How = "claim"      // fleet provisioning with a claim certificate or by a trusted user
 	HowBYOC      How = "byoc"       // registered by hand, with or without its CA
 	HowBulk      How = "bulk"       // registered by a bulk task
+	HowRenewal   How = "renewal"    // made for a device that had one by claim or in bulk
 	HowClaimCert How = "claim-cert" // itself a claim certificate, which many devices hold
 )
 
-var ways = map[How]bool{HowFirstBoot: true, HowJITP: true, HowJITR: true, HowClaim: true, HowBYOC: true, HowBulk: true, HowClaimCert: true}
+var ways = map[How]bool{HowFirstBoot: true, HowJITP: true, HowJITR: true, HowClaim: true, HowBYOC: true, HowBulk: true, HowRenewal: true, HowClaimCert: true}
 
 // Certificate is a device certificate that the runtime knows. Its status is
 // nowhere else; what revocation says comes on top (see [Certificate.Usable]).

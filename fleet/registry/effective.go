@@ -267,18 +267,21 @@ func (b *Binding) look(ctx context.Context) (*bound, error) {
 	for _, p := range things {
 		next.depend(r.changes.thing(s.Tenant, p.Thing.Fold()))
 	}
+	if c.How != HowClaimCert { // whose identifiers are kept apart
+		foreign, err := r.foreign(ctx, s, next, b.c.ClientID, things)
+		if err != nil || foreign {
+			return next, err
+		}
+	}
 	at := b.base
 	at.ClientID, at.SourceIP, at.DomainName, at.PersistentConnect, at.LastWill = b.c.ClientID, b.c.SourceIP, b.c.DomainName, b.c.Persistent, b.c.LastWill
-	for _, p := range things {
-		if p.Kind == Exclusive || string(p.Thing) == b.c.ClientID {
-			t, err := r.store.Thing(ctx, s, p.Thing.Fold())
-			if err != nil {
-				return nil, err
-			}
-			next.thing = t.Name
-			at.Thing = policy.Thing{Name: string(t.Name), Type: t.Type, Attributes: t.Attributes, Attached: true}
-			break
-		}
+	t, found, err := r.connectionThing(ctx, s, things, b.c.ClientID)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		next.thing = t.Name
+		at.Thing = policy.Thing{Name: string(t.Name), Type: t.Type, Attributes: t.Attributes, Attached: true}
 	}
 	list, err := r.effective(ctx, s, b.id, things)
 	if err != nil {
@@ -290,4 +293,22 @@ func (b *Binding) look(ctx context.Context) (*bound, error) {
 	}
 	next.set = set.Bind(at)
 	return next, nil
+}
+
+// foreign tells whether a client identifier is the name of a thing that the
+// certificate does not act for. A device may add a number to its thing's name, and
+// sensor with the number 1 must not be taken for the thing sensor-1: neither by a
+// policy that asks for the client identifier, nor by the broker, where it would end
+// the other's session (S25, A69).
+func (r *Registry) foreign(ctx context.Context, s access.Scope, b *bound, client string, things []Principal) (bool, error) {
+	if client == "" || slices.ContainsFunc(things, func(p Principal) bool { return string(p.Thing) == client }) {
+		return false, nil
+	}
+	name := fleet.ThingName(client)
+	b.depend(r.changes.thing(s.Tenant, name.Fold()))
+	_, err := r.store.Thing(ctx, s, name.Fold())
+	if errors.Is(err, ErrThingUnknown) {
+		return false, nil
+	}
+	return err == nil, err
 }

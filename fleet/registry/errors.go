@@ -37,6 +37,7 @@ var (
 	ErrCAElsewhere = fault.Define(fault.Conflict, "registered-ca-elsewhere", "The CA is registered elsewhere.", "Prove the possession of its key, and use the mode SNI_ONLY.")
 	ErrCAChanged   = fault.Define(fault.Conflict, "registered-ca-changed", "The CA was changed by somebody else at the same time.", "Ask again; the new state is seen then.")
 	ErrCAStatus    = fault.Define(fault.Conflict, "registered-ca-status", "The CA's status does not allow this.", "Set it to INACTIVE first.")
+	ErrCAInUse     = fault.Define(fault.Conflict, "registered-ca-in-use", "Certificates of the CA are registered.", "Leave it INACTIVE: it registers nothing new, and its devices keep working.")
 	ErrPossession  = fault.Define(fault.Invalid, "registered-ca-possession", "The possession of the CA's key is not proven.", "Sign a certificate whose common name is the registration code with the CA's key, and send it along.")
 
 	ErrPolicyUnknown  = fault.Define(fault.NotFound, "device-policy-unknown", "There is no such policy or version.", "List the policies; the spelling must be exact.")

@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"hallmark/ca/catest"
 	"hallmark/fleet"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/shadow"
 )
 
 func names(l []fleet.ThingName) string {
@@ -92,6 +94,10 @@ func TestGroup_NestsToSevenAndListsThingsInPages(t *testing.T) {
 	})
 }
 
+type deaf struct{}
+
+func (deaf) Publish(context.Context, fleet.Message) error { return nil }
+
 // A dynamic group is what its query finds, after every kind of change.
 func TestDynamicGroup_FollowsItsQuery(t *testing.T) {
 	both(t, func(t *testing.T, x *catest.Fixture, r *registry.Registry) {
@@ -121,9 +127,13 @@ func TestDynamicGroup_FollowsItsQuery(t *testing.T) {
 			}
 		}
 		members("")
+		shadows := shadow.New(shadow.Config{Store: x.DB, Publisher: deaf{}})
 		heat := func(n string, v any) {
 			t.Helper()
-			ok(t, r.Index(ctx, main.Tenant, fleet.ThingName(n), registry.PrefixShadow, map[string]any{"reported": map[string]any{"heat": v}}))
+			state, err := json.Marshal(map[string]any{"state": map[string]any{"reported": map[string]any{"heat": v}}})
+			ok(t, err)
+			_, err = shadows.Update(ctx, shadow.Key{Tenant: main.Tenant, Thing: fleet.ThingName(n)}, state)
+			ok(t, err)
 		}
 		heat("t-02", 60.0)
 		heat("t-05", 50.0)

@@ -109,6 +109,14 @@ func TestBind_FollowsEveryChangeAtOnce(t *testing.T) {
 			if got := b.Allows(action, resource); got != want {
 				t.Errorf("%s: %s of %s is %t", when, action, resource, got)
 			}
+			// What is explained is what a connection meets.
+			a, err := policy.ParseAction(action)
+			ok(t, err)
+			_, name, _ := strings.Cut(resource, "/")
+			e, err := r.Explain(ctx, main, registry.Question{Certificate: id, Action: a, Resource: name, ClientID: "press"})
+			if err != nil || (e.Usable && e.Result == policy.Allowed) != want {
+				t.Errorf("%s: %s of %s is explained as %+v, %v", when, action, resource, e.Decision, err)
+			}
 		}
 		step := func(err error) { t.Helper(); ok(t, err) }
 		if b.Thing() != "press" {

@@ -182,8 +182,9 @@ func (r *Registry) UpdateThing(ctx context.Context, s access.Scope, name fleet.T
 	})
 }
 
-// DropThing removes a thing that has no certificate, and what the index has of
-// it. Its shadows and executions are their owners' to remove.
+// DropThing removes a thing that has no certificate, what the index has of it, its
+// shadows and what is known of its connections: who gets the name next gets none of
+// it (S43). Its executions are the jobs' to remove.
 func (r *Registry) DropThing(ctx context.Context, s access.Scope, name fleet.ThingName, expectedVersion int64) error {
 	return r.store.Atomic(ctx, func(ctx context.Context) error {
 		t, err := r.exact(ctx, s, name)

@@ -80,7 +80,9 @@ type Row struct {
 // version 0 and else changes the row only if it still has the version and the
 // deletion of was, with [ErrChanged] when somebody was faster; ShadowNames lists the named shadows that are not deleted
 // after a name, in the order of their bytes; DropShadows removes everything
-// about a thing's shadows, tombstones too; EachShadow reads all rows of all
+// about a thing's shadows, tombstones too; ForgetShadows does so to at most limit
+// shadows of all tenants that were not updated since a time, to those of registered
+// things only if told so; EachShadow reads all rows of all
 // tenants and reports in broken the ones that were tampered with.
 type Store interface {
 	Atomic(ctx context.Context, fn func(ctx context.Context) error) error
@@ -88,6 +90,7 @@ type Store interface {
 	PutShadow(ctx context.Context, r, was Row) error
 	ShadowNames(ctx context.Context, s access.Scope, thing fleet.ThingName, after string, limit int) ([]string, error)
 	DropShadows(ctx context.Context, s access.Scope, thing fleet.ThingName) error
+	ForgetShadows(ctx context.Context, before time.Time, registered bool, limit int) (int64, error)
 	EachShadow(ctx context.Context, f func(r Row, broken error) error) error
 }
 

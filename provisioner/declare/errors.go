@@ -1,0 +1,22 @@
+package declare
+
+import "hallmark/internal/fault"
+
+// The faults of documents and plans. All but the last five are found in files and
+// come inside ErrRefused.
+var (
+	ErrYAML      = fault.Define(fault.Invalid, "declare-yaml", "The file is not YAML that can be read.", "Correct the line named; tabs do not indent.")
+	ErrForm      = fault.Define(fault.Invalid, "declare-form", "The document uses a part of YAML that is not taken here.", "Write plain mappings, lists and scalars: no anchors, aliases, merge keys or tags, and quote what is no plain number, true or false.")
+	ErrTwice     = fault.Define(fault.Invalid, "declare-key-twice", "A mapping has a key twice.", "Keep one of them.")
+	ErrField     = fault.Define(fault.Invalid, "declare-field", "The document has a field that is not known, or lacks one.", "A document has apiVersion, kind, metadata with a name, and spec; correct the field named.")
+	ErrVersion   = fault.Define(fault.Invalid, "declare-version", "The document's apiVersion is not known.", "Write apiVersion: hallmark/v1")
+	ErrKind      = fault.Define(fault.Invalid, "declare-kind", "There is no such kind of document.", "Use one of the kinds listed.")
+	ErrDuplicate = fault.Define(fault.Invalid, "declare-document-twice", "Two documents are about the same object.", "Keep one of them.")
+	ErrImmutable = fault.Define(fault.Conflict, "declare-immutable", "The object cannot be changed in this way.", "Give the new one another name, or change what the message names by its own command.")
+
+	ErrRefused = fault.Define(fault.Invalid, "declare-refused", "The documents cannot be applied. Nothing was done.", "Correct each place named, and plan again.")
+	ErrStale   = fault.Define(fault.Conflict, "declare-plan-stale", "What is there, the documents or your rights changed after the plan was made. Nothing was done.", "Plan again and look at the new difference.")
+	ErrLimit   = fault.Define(fault.Invalid, "declare-limit", "There are too many documents, or one is nested too deeply.", "Apply a part at a time.")
+	ErrEmpty   = fault.Define(fault.Invalid, "declare-empty", "The files hold no document.", "Write at least one, or export what is there.")
+	ErrUnread  = fault.Define(fault.Internal, "declare-export", "A document that was written is not read back as the same.", "Report the object's kind and name.")
+)
