@@ -1,7 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages that running and testing need, once. Nothing is
-# asked of the network when nothing is missing.
+# Installs what running and testing need, once: Debian packages, and the device
+# SDK that the tests judge the service with. Nothing is asked of the network when
+# nothing is missing.
 set -eu
+cd "$(dirname "$0")/.."
 
 packages="
 	gcc libc6-dev pkg-config libpcsclite-dev
@@ -18,8 +20,34 @@ if ! command -v go >/dev/null 2>&1; then
 	exit 1
 fi
 
+# Any Node.js will do, Debian's or another: it runs the device SDK.
+command -v node >/dev/null 2>&1 || packages="$packages nodejs"
+command -v npm >/dev/null 2>&1 || packages="$packages npm"
+
+# sdk installs the npm packages that package-lock.json names, with their hashes.
+# None of their install scripts is run: the SDK brings its library along. Without
+# it only its own test is left out (in CI that test fails).
+sdk() (
+	cd cmd/hallmark/testdata/sdk
+	if cmp -s package-lock.json node_modules/installed-lock.json; then
+		exit 0
+	fi
+	if ! command -v npm >/dev/null 2>&1; then
+		echo "setup: npm is missing; the test of the device SDK is left out" >&2
+		exit 0
+	fi
+	echo "setup: installing the device SDK for the tests: npm ci in cmd/hallmark/testdata/sdk"
+	if out=$(npm ci --ignore-scripts --no-audit --no-fund 2>&1); then
+		cp package-lock.json node_modules/installed-lock.json
+	else
+		echo "$out" | tail -n 20 >&2
+		echo "setup: npm ci failed; the test of the device SDK is left out" >&2
+	fi
+)
+
 if ! command -v dpkg-query >/dev/null 2>&1; then
 	echo "setup: this is not Debian; install what these Debian packages hold:" $packages >&2
+	sdk
 	exit 0
 fi
 
@@ -32,6 +60,7 @@ for p in $packages; do
 	esac
 done
 if [ -z "$missing" ]; then
+	sdk
 	exit 0
 fi
 
@@ -63,3 +92,4 @@ if ! { apt-get -o DPkg::Lock::Timeout=300 update && apt-get -o DPkg::Lock::Timeo
 	exit 1
 fi
 rm -f "$log"
+sdk

@@ -10,11 +10,14 @@ import (
 	"time"
 
 	"hallmark/access"
+	"hallmark/bootstrap"
 	"hallmark/ca"
 	"hallmark/ca/ceremony"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
+	"hallmark/fleet/jobs"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/shadow"
 	"hallmark/hsm"
 	"hallmark/internal/fault"
 	"hallmark/provisioner"
@@ -42,6 +45,11 @@ type backend struct {
 	set   *crl.Set
 	reg   *registry.Registry
 	tlog  *tlog.Log
+
+	jobs    *jobs.Service
+	shadows *shadow.Service
+	claims  *bootstrap.Claims
+
 	certs *certifier // of the doors and the OCSP responders; nil in tests without doors
 	now   func() time.Time
 	log   *slog.Logger
@@ -72,7 +80,7 @@ func (b *backend) web() web.Backend {
 	b.facts, b.counts = map[listKey]listFacts{}, map[string]keptCounts{}
 	b.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: b.db, Log: b.log, Now: b.now})
 	b.approvers = b.pinned()
-	return web.Backend{Orders: b, Stations: b, Certificates: b, Trust: b, Authorities: b, Registry: b, Log: b, Health: b}
+	return web.Backend{Orders: b, Stations: b, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Shadows: b, Log: b, Health: b}
 }
 
 // ceremony prepares a step with the key of an issuing authority.

@@ -31,8 +31,13 @@ func (b *backend) thingView(ctx context.Context, s access.Scope, t *registry.Thi
 	}
 	principals, err := b.reg.Principals(ctx, s, t.Name)
 	for _, p := range principals {
-		v.Principals = append(v.Principals, adminapi.ThingPrincipal{Authority: p.Authority, Serial: p.Serial.String(), Status: string(p.Status), AttachedAt: p.AttachedAt})
+		v.Principals = append(v.Principals, principalView(&p))
 	}
+	if err != nil {
+		return v, err
+	}
+	states, err := b.db.Presence(ctx, s, t.Name)
+	v.Connectivity = connectivity(states)
 	return v, err
 }
 
@@ -61,7 +66,11 @@ func (b *backend) Thing(ctx context.Context, s access.Scope, name string) (admin
 	if err != nil {
 		return adminapi.Thing{}, err
 	}
-	return b.thingView(ctx, s, &t)
+	v, err := b.thingView(ctx, s, &t)
+	if err == nil {
+		v.DynamicGroups, err = b.reg.DynamicGroupsOf(ctx, s, n)
+	}
+	return v, err
 }
 
 func templateView(d *provisioner.TemplateDocument) adminapi.Template {

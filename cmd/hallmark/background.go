@@ -21,6 +21,7 @@ func (s *Server) background(ctx context.Context) {
 	s.wg.Go(func() { s.lists.Run(ctx) })
 	s.wg.Go(func() { s.integrate(ctx) })
 	s.fleet.run(ctx, &s.wg)
+	s.fleet.spread(ctx, s, &s.wg)
 	s.wg.Go(func() { s.db.FollowRegistry(ctx, 0) })
 	if s.time != nil {
 		s.wg.Go(func() { s.time.run(ctx) })

@@ -98,14 +98,14 @@ generator of another process.`,
 	f.StringVar(&b.database, "db", "", "sqlite (default) or a postgres:// URL of an empty database")
 	f.BoolVar(&b.serve, "serve", false, "only serve, and describe the service in DIR/bench.json")
 	f.StringVar(&b.dir, "dir", "", "directory; default a temporary one")
-	cmd.AddCommand(issue)
+	cmd.AddCommand(issue, newBenchMQTTCmd(g))
 	return cmd
 }
 
 const benchOrder = "BENCH-1"
 
-// wait serves until it is told to stop.
-func (b *benchRun) wait(ctx context.Context) (err error) {
+// wait serves, after steps of the caller's, until it is told to stop.
+func (b *benchRun) wait(ctx context.Context, more ...func(context.Context) error) (err error) {
 	if b.dir == "" {
 		return errUsage{errors.New("--serve needs --dir")}
 	}
@@ -117,10 +117,10 @@ func (b *benchRun) wait(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	for _, step := range []func(context.Context) error{b.prepare, b.stage.serve, b.ceremony, func(ctx context.Context) error {
+	for _, step := range append([]func(context.Context) error{b.prepare, b.stage.serve, b.ceremony, func(ctx context.Context) error {
 		return b.openOrder(ctx, adminapi.OrderRequest{Id: benchOrder, Product: "bench", Quantity: 10_000_000, Organization: "Bench", CnIsUnit: true,
 			Serials: adminapi.SerialRule{Pattern: ".+"}, KeyOrigin: string(profile.OriginClaimed)})
-	}, b.enrol} {
+	}, b.enrol}, more...) {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -66,6 +66,12 @@ type Config struct {
 	Lists ListsConfig `yaml:"lists"`
 	// Fleet configures how devices are registered.
 	Fleet FleetConfig `yaml:"fleet"`
+	// MQTT configures the broker.
+	MQTT MQTTConfig `yaml:"mqtt"`
+	// Privacy says what is kept about devices, and for how long.
+	Privacy PrivacyConfig `yaml:"privacy"`
+	// Fabric connects the nodes of one service.
+	Fabric FabricConfig `yaml:"fabric"`
 	// Log configures the transparency log.
 	Log LogConfig `yaml:"log"`
 	// HookRoots names a PEM file with the roots that hooks' servers are verified
@@ -120,6 +126,23 @@ type FleetConfig struct {
 	// ServerKeys lets devices with a claim certificate ask for a key that the
 	// service makes (S17).
 	ServerKeys bool `yaml:"server_keys"`
+}
+
+// PrivacyConfig says what is kept about devices, and what others can see (S43).
+type PrivacyConfig struct {
+	// Pseudonyms keeps the names of things and serial numbers out of the subjects
+	// of new operational certificates.
+	Pseudonyms bool `yaml:"pseudonyms"`
+	// TLS13 refuses older TLS at the device door, which shows the birth
+	// certificate to whoever listens.
+	TLS13 bool `yaml:"tls13"`
+	// Presence is how long it is known when a device was last connected; default 9600h.
+	Presence Duration `yaml:"presence"`
+	// Orphans is how long shadows of names are kept that are no thing's; default 720h.
+	Orphans Duration `yaml:"orphans"`
+	// Shadows is how long shadows are kept that nobody updates; 0 keeps them as
+	// long as their thing.
+	Shadows Duration `yaml:"shadows"`
 }
 
 // LogConfig configures the transparency log.
@@ -181,7 +204,7 @@ func parseConfig(b []byte, dir string) (*Config, error) {
 
 // nearest suggests the key that was probably meant.
 func nearest(key, typeName string) string {
-	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, ListsConfig{}, FleetConfig{}, LogConfig{}} {
+	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, ListsConfig{}, FleetConfig{}, MQTTConfig{}, PrivacyConfig{}, FabricConfig{}, FabricTLS{}, LogConfig{}} {
 		if t := reflect.TypeOf(v); t.Name() == typeName {
 			var names []string
 			for i := range t.NumField() {
@@ -256,6 +279,9 @@ func (c *Config) complete() error {
 	if c.Tokens.Sessions < 0 || c.Tokens.Sessions > 256 {
 		return errConfig.New("tokens.sessions: %d is not 0 to 256.", c.Tokens.Sessions)
 	}
+	if _, err := c.MQTT.limits(); err != nil {
+		return err
+	}
 	if c.Lists.Validity == 0 {
 		c.Lists.Validity = Duration(7 * 24 * time.Hour)
 	}
@@ -267,6 +293,21 @@ func (c *Config) complete() error {
 	}
 	if c.Lists.Shards < 1 || c.Lists.Shards > 100_000 {
 		return errConfig.New("lists.shards: %d is not 1 to 100000.", c.Lists.Shards)
+	}
+	for _, d := range []struct {
+		name string
+		v    *Duration
+		def  time.Duration
+	}{{"presence", &c.Privacy.Presence, 400 * 24 * time.Hour}, {"orphans", &c.Privacy.Orphans, 30 * 24 * time.Hour}, {"shadows", &c.Privacy.Shadows, 0}} {
+		if *d.v == 0 {
+			*d.v = Duration(d.def)
+		}
+		if v := time.Duration(*d.v); v != 0 && v < time.Hour {
+			return errConfig.New("privacy.%s: %s is less than 1h.", d.name, v)
+		}
+	}
+	if err := c.Fabric.complete(c.dir, c.State); err != nil {
+		return err
 	}
 	def(&c.Log.Origin, strings.TrimPrefix(c.BaseURL, "http://")+"/log")
 	if strings.ContainsAny(c.Log.Origin, " +\n") {

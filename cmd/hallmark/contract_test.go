@@ -56,7 +56,11 @@ func newContractWatch(report func(string)) (*contractWatch, error) {
 	doc.Servers = nil
 	w := &contractWatch{doc: doc, report: report}
 	for path, item := range doc.Paths.Map() {
-		re, err := regexp.Compile("^" + pathParam.ReplaceAllString(regexp.QuoteMeta(path), "(?P<$1>[^/]+)") + "$")
+		one := "(?P<$1>[^/]+)"
+		if path == "/topics/{topic}" { // its slashes are seen decoded
+			one = "(?P<$1>.+)"
+		}
+		re, err := regexp.Compile("^" + pathParam.ReplaceAllString(regexp.QuoteMeta(path), one) + "$")
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +71,7 @@ func newContractWatch(report func(string)) (*contractWatch, error) {
 
 // documented are the beginnings of paths that the document describes; pages for
 // people and what is public by a standard are not in it.
-var documented = []string{"/api/", "/factory/", "/bootstrap/", "/enrol/"}
+var documented = []string{"/api/", "/factory/", "/bootstrap/", "/enrol/", "/provisioning/", "/topics/", "/things/"}
 
 // find gives the operation of a request; documented tells whether there has to be one.
 func (c *contractWatch) find(r *http.Request) (route *routers.Route, params map[string]string, must bool) {

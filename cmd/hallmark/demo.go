@@ -36,9 +36,11 @@ var (
 // station, first boot, revocation.
 type demo struct {
 	stage
-	units int
-	exit  bool
-	start time.Time
+	units  int
+	exit   bool
+	start  time.Time
+	online []string // serials of the devices that stay connected
+	agents func()   // ends them
 }
 
 // demoSummary is summary.json.
@@ -53,8 +55,19 @@ type demoSummary struct {
 	} `json:"log"`
 	HSM       string            `json:"hsm"`
 	Order     string            `json:"order"`
-	Endpoints map[string]string `json:"endpoints"`
+	Endpoints map[string]string `json:"endpoints"` // host:port
+	Fleet     demoFleetSummary  `json:"fleet"`
 	ElapsedMS int64             `json:"elapsed_ms"`
+}
+
+// demoFleetSummary is what a client of the fleet's runtime needs to begin.
+type demoFleetSummary struct {
+	Template string `json:"template"` // for fleet/claim.pem; its one parameter is SerialNumber
+	// Device is the serial number, and with it the thing and the client
+	// identifier, of a device that nothing is connected as; empty if the only one
+	// is revoked.
+	Device    string   `json:"device,omitempty"`
+	Connected []string `json:"connected"`
 }
 
 func newDemoCmd(g *globals) *cobra.Command {
@@ -64,7 +77,9 @@ func newDemoCmd(g *globals) *cobra.Command {
 		Long: `The demo does what a factory and its devices do, with real parts: an offline root
 signs two issuing authorities, a service starts, an order is approved and opened,
 a station in a process of its own makes simulated devices, each boots for the
-first time over TLS, and one is revoked and refused. It then keeps serving.`,
+first time over TLS, and one is revoked and refused. A few connect over MQTT and stay;
+a claim certificate waits in DIR/fleet for devices that come by themselves. It
+then keeps serving; DIR/summary.json, written last, says where.`,
 		Example: "  hallmark demo\n  hallmark demo --units 100 --hsm softhsm --exit --dir /tmp/demo",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
@@ -84,8 +99,13 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.check(); err != nil {
 		return err
 	}
-	d.freePorts = d.exit
-	defer func() { err = errors.Join(err, d.close()) }()
+	d.freePorts = d.freePorts || d.exit
+	defer func() {
+		if d.agents != nil {
+			d.agents()
+		}
+		err = errors.Join(err, d.close())
+	}()
 	for _, step := range []struct {
 		say string
 		do  func(context.Context) error
@@ -97,10 +117,12 @@ func (d *demo) run(ctx context.Context) (err error) {
 			return d.openOrder(ctx, adminapi.OrderRequest{Id: demoOrder, Product: "demo-lamp", Quantity: int64(d.units), Organization: "Hallmark Demo",
 				Serials: adminapi.SerialRule{Prefix: "LMP-", First: 1, Last: int64(d.units), Width: 6}, KeyOrigin: string(profile.OriginClaimed)})
 		}},
+		{"Fleet: the CA registered, a provisioning template and its claim certificate", d.registerFleet},
 		{"Station enrolled", d.enrol},
 		{"Line", d.line},
 		{"First boot of every device", d.firstBoots},
 		{"One device revoked and refused", d.revoke},
+		{"A few devices connected", d.connect},
 	} {
 		begun := time.Now()
 		if !d.g.JSON {
@@ -221,6 +243,22 @@ func (d *demo) firstBoots(ctx context.Context) error {
 	return failed
 }
 
+// connect has a few devices connect and stay. The first one is revoked, and the
+// last one is left for whoever tries the demo.
+func (d *demo) connect(ctx context.Context) error {
+	serials, err := d.serials()
+	if err != nil {
+		return err
+	}
+	d.online = serials[1:max(1, min(1+demoConnected, len(serials)-1))]
+	var some []device.Config
+	for _, s := range d.online {
+		some = append(some, d.bootConfig(s))
+	}
+	d.agents, err = agents(ctx, some, d.server.publicAddr("mqtt"))
+	return err
+}
+
 // revoke blocks the first device and proves that it is refused and listed.
 func (d *demo) revoke(ctx context.Context) error {
 	serials, err := d.serials()
@@ -305,6 +343,10 @@ func (d *demo) summary(ctx context.Context) error {
 	for from, to := range map[string]string{"people": "api", "device": "device", "mqtt": "mqtt", "factory": "factory", "enrol": "enrol", "public": "public"} {
 		s.Endpoints[to] = d.server.publicAddr(from)
 	}
+	s.Fleet = demoFleetSummary{Template: demoFleet, Connected: d.online}
+	if len(serials) > 1 {
+		s.Fleet.Device = serials[len(serials)-1]
+	}
 	s.ElapsedMS = time.Since(d.start).Milliseconds()
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
@@ -320,7 +362,11 @@ func (d *demo) summary(ctx context.Context) error {
 		if !d.exit {
 			fmt.Fprintf(w, "\nConsole   https://%s/console/  (sign in with the token in %s)\n", s.Endpoints["api"], d.path("admin.token"))
 			fmt.Fprintf(w, "Lists     http://%s/crl/device-1/0.crl\n", s.Endpoints["public"])
+			fmt.Fprintf(w, "MQTT      %s  (%d devices connected; claim certificate in %s, template %s)\n", s.Endpoints["mqtt"], len(d.online), d.path("fleet"), s.Fleet.Template)
 			fmt.Fprintf(w, "Try       hallmark order list --dir %s\n          hallmark cert list --dir %s\n          hallmark fsck --dir %s\n", d.dir, d.dir, d.dir)
+			if s.Fleet.Device != "" {
+				fmt.Fprintf(w, "          hallmark device run %s --dir %s\n", d.path("devices", s.Fleet.Device), d.dir)
+			}
 		}
 	})
 }

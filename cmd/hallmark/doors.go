@@ -157,13 +157,6 @@ func (s *Server) factory(srv *server.Server) http.Handler {
 	return mux
 }
 
-// device routes first boot; what it does not know gets a problem document too.
-func (s *Server) device() http.Handler {
-	mux := s.boot.Handler(web.Fail)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })
-	return mux
-}
-
 // enrol routes enrolment without a certificate; wrong codes are slowed per address.
 func (s *Server) enrol(srv *server.Server) http.Handler {
 	mux := http.NewServeMux()

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"hallmark/bootstrap"
 	"hallmark/broker"
 	"hallmark/crl"
+	"hallmark/fabric"
 	"hallmark/fleet"
 	"hallmark/fleet/jobs"
 	"hallmark/fleet/policy"
@@ -36,7 +36,12 @@ type fleetRuntime struct {
 	shadows  *shadow.Service
 	jobs     *jobs.Service
 	presence *presence.Service
+	fabric   *fabric.Fabric
+	node     string // its name among those of one database
 	claims   *bootstrap.Claims
+	privacy  PrivacyConfig
+	shared   *sharing
+	lapses   lapses
 
 	mu        sync.Mutex
 	withdrawn []crl.Change // that the broker has not heard of
@@ -48,14 +53,21 @@ type fleetRuntime struct {
 // made first finds the other when the first device is there.
 func (s *Server) openRuntime(ctx context.Context) (err error) {
 	out := &publisher{}
-	r := &fleetRuntime{log: s.log, registry: s.reged, wake: make(chan struct{}, 1)}
-	node, err := os.Hostname()
-	if err != nil {
+	r := &fleetRuntime{log: s.log, registry: s.reged, privacy: s.cfg.Privacy, shared: newSharing(s.log, s.now), wake: make(chan struct{}, 1)}
+	if r.node, err = s.nodeName(); err != nil {
 		return err
 	}
+	if r.fabric, err = s.openFabric(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			r.fabric.Close()
+		}
+	}()
 	r.shadows = shadow.New(shadow.Config{Store: s.db, Publisher: out, Log: s.log, Now: s.now})
 	r.jobs = jobs.New(jobs.Config{Store: s.db, Publisher: out, Targets: s.reged, Log: s.log, Now: s.now})
-	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: node + " " + s.cfg.Listen.MQTT, Log: s.log, Now: s.now})
+	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: r.node, Log: s.log, Now: s.now})
 	door := bootstrap.DoorConfig{Gate: s.gate, Registry: s.reged, Grants: s.db, Publisher: out, Log: s.log, Now: s.now}
 	if s.cfg.Fleet.JITP {
 		door.Planner = s.planner
@@ -65,18 +77,26 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 		TokenKey: s.box.MAC("claim-token"), ServerKeys: s.cfg.Fleet.ServerKeys, Log: s.log, Now: s.now}); err != nil {
 		return err
 	}
-	if r.broker, err = broker.New(ctx, broker.Config{
-		TLS: s.mqttTLS(), Authenticator: r, Store: s.db, Events: events{r.presence}, Log: s.log, Now: s.now,
+	limits, err := s.cfg.MQTT.limits()
+	if err != nil {
+		return err
+	}
+	conf := broker.Config{
+		TLS: s.mqttTLS(), Authenticator: r, Limits: limits, Store: s.db, Events: events{r.presence, r.shared}, Log: s.log, Now: s.now,
 		Topics: slices.Concat(r.shadows.Topics(), r.jobs.Topics(), r.claims.Topics()),
-	}); err != nil {
+	}
+	r.join(s, &conf)
+	if r.broker, err = broker.New(ctx, conf); err != nil {
 		return err
 	}
 	out.set(r.broker)
-	if err := r.presence.Start(ctx); err != nil {
+	if err = r.presence.Start(ctx); err != nil {
 		return err
 	}
 	s.fleet = r
 	s.set.OnChange(r.withdraw)
+	r.lapses.init()
+	s.db.OnRegistryChange(r.lapses.note)
 	return nil
 }
 
@@ -111,7 +131,7 @@ func (r *fleetRuntime) Authenticate(ctx context.Context, state tls.ConnectionSta
 		return broker.Identity{}, err
 	}
 	return broker.Identity{
-		Tenant: a.Tenant, Thing: a.Thing, Certificate: a.CertificateID, Authority: a.Authority, Serial: a.Serial, NotAfter: a.NotAfter, Claim: a.Claim,
+		Tenant: a.Tenant, Thing: a.Thing, Things: a.Things, Certificate: a.CertificateID, Authority: a.Authority, Serial: a.Serial, NotAfter: a.NotAfter, Claim: a.Claim,
 		Bind: func(client string, attributes []string) broker.Authoriser {
 			// The connection's own context ends with CONNECT, and a will is due later.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -138,12 +158,21 @@ func (a authoriser) Allows(action policy.Action, resource string) bool {
 	return a.AllowsAction(action, resource)
 }
 
-// events tells presence what the broker saw.
-type events struct{ to *presence.Service }
+// events tells presence what the broker saw, and whoever looks for copied keys.
+type events struct {
+	to     *presence.Service
+	shared *sharing
+}
 
 func (e events) hear(kind presence.Kind, ev broker.Event) {
 	if ev.Claim {
 		return // a claim certificate is many devices, and none of them yet
+	}
+	switch kind {
+	case presence.Connected:
+		e.shared.connected(&ev)
+	case presence.Disconnected:
+		e.shared.disconnected(&ev)
 	}
 	e.to.Hear(presence.Event{Sender: ev.Sender, Kind: kind, Time: ev.Time, Session: ev.Session, Version: ev.Version, Address: ev.Address,
 		Reason: string(ev.Reason), ClientInitiated: ev.ClientInitiated, Topics: ev.Topics})
@@ -249,6 +278,7 @@ func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { r.presence.Run(ctx) })
 	wg.Go(func() { r.jobs.Run(ctx) })
 	wg.Go(func() { r.drop(ctx) })
+	wg.Go(func() { r.endLapsed(ctx) })
 	wg.Go(func() {
 		for every(ctx, time.Second) {
 			for more := true; more && ctx.Err() == nil; {
@@ -257,6 +287,11 @@ func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
 					r.log.ErrorContext(ctx, "a dynamic group does not know its members yet", "error", err)
 				}
 			}
+		}
+	})
+	wg.Go(func() {
+		for every(ctx, time.Hour) {
+			r.retain(ctx)
 		}
 	})
 	wg.Go(func() {
@@ -270,6 +305,18 @@ func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
 	})
 }
 
+// retain removes what was kept about devices long enough (S43).
+func (r *fleetRuntime) retain(ctx context.Context) {
+	states, err := r.presence.Retain(ctx, time.Duration(r.privacy.Presence))
+	shadows, serr := r.shadows.Retain(ctx, time.Duration(r.privacy.Orphans), time.Duration(r.privacy.Shadows))
+	if err = errors.Join(err, serr); err != nil && ctx.Err() == nil {
+		r.log.ErrorContext(ctx, "what was kept long enough is still there", "error", err)
+	}
+	if states+shadows > 0 {
+		r.log.InfoContext(ctx, "kept long enough and removed", "presence", states, "shadows", shadows)
+	}
+}
+
 // register tells the metrics what the broker counts.
 func (r *fleetRuntime) register(count func(name, help string, f func() int64), gauge func(name, help string, f func() float64)) {
 	b := r.broker
@@ -281,5 +328,18 @@ func (r *fleetRuntime) register(count func(name, help string, f func() int64), g
 	count("mqtt_dropped_total", "QoS 0 messages for devices that were too slow.", func() int64 { return b.Stats().DroppedQoS0 })
 	count("mqtt_slow_disconnects_total", "Subscribers that were too slow for QoS 1.", func() int64 { return b.Stats().SlowDisconnects })
 	count("mqtt_requests_failed_total", "Requests to reserved topics that failed inside.", func() int64 { return b.Stats().RequestsFailed })
+	count("mqtt_shared_certificates_total", "Alarms about one certificate on two connections: a key may have been copied.", r.shared.total.Load)
+	count("fabric_messages_out_total", "Messages that went to other nodes.", func() int64 { return b.Stats().RelayedOut })
+	count("fabric_messages_in_total", "Messages that came from other nodes.", func() int64 { return b.Stats().RelayedIn })
+	count("fabric_refused_total", "QoS 1 messages refused since another node did not answer.", func() int64 { return b.Stats().RelayFailures })
+	count("fabric_sessions_moved_total", "Sessions that came from another node with their device.", func() int64 { return b.Stats().MovedIn })
+	count("fabric_sessions_adopted_total", "Sessions taken over from nodes that are gone.", func() int64 { return b.Stats().Adopted })
+	count("fabric_frames_forged_total", "Frames that no node of this service sealed.", r.fabric.Stats.Refused.Load)
+	gauge("fabric_up", "1 while the NATS server is connected.", func() float64 {
+		if r.fabric.Up() {
+			return 1
+		}
+		return 0
+	})
 	count("presence_events_dropped_total", "Lifecycle events that were not published.", r.presence.Dropped.Load)
 }

@@ -22,8 +22,11 @@ func (s *Server) openBootstrap() error {
 	s.reged = registry.New(registry.Config{Store: s.db, Now: s.now})
 	s.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: s.db, Log: s.log, Now: s.now})
 	s.gate = bootstrap.NewGate(bootstrap.GateConfig{CA: s.ca, Records: s.db, Registry: s.reged, Revoked: s.set, Log: s.log, Now: s.now})
-	s.boot = bootstrap.New(bootstrap.Config{Gate: s.gate, Issuer: s.ca, Planner: s.planner, Registry: s.reged, Records: s.db,
-		NonceKey: s.box.MAC("bootstrap-nonce"), Log: s.log, Now: s.now})
+	boot := bootstrap.Config{Gate: s.gate, Issuer: s.ca, Planner: s.planner, Registry: s.reged, Records: s.db, NonceKey: s.box.MAC("bootstrap-nonce"), Log: s.log, Now: s.now}
+	if s.cfg.Privacy.Pseudonyms {
+		boot.Pseudonym = bootstrap.Pseudonyms(s.box.MAC("subject-pseudonym"))
+	}
+	s.boot = bootstrap.New(boot)
 	return nil
 }
 
@@ -40,6 +43,15 @@ func (s *Server) deviceTLS() *tls.Config {
 	}, s.gate)
 }
 
+// bootTLS is deviceTLS for HTTPS, where a birth certificate is shown.
+func (s *Server) bootTLS() *tls.Config {
+	c := s.deviceTLS()
+	if s.cfg.Privacy.TLS13 {
+		c.MinVersion = tls.VersionTLS13
+	}
+	return c
+}
+
 // people makes the door of console and administration API. The first principal's
 // token goes to a file that only the service's user reads.
 func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler, error) {
@@ -52,7 +64,8 @@ func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler
 		return nil, err
 	}
 	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog, certs: s.certs,
-		now: s.now, log: s.log, reloaded: s.authoritiesChanged}
+		now: s.now, log: s.log, reloaded: s.authoritiesChanged,
+		jobs: s.fleet.jobs, shadows: s.fleet.shadows, claims: s.fleet.claims}
 	parts := b.web()
 	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")
 	pages, err := console.New(console.Config{Backend: parts, Access: auth, Cursors: web.NewCursors(s.box), Version: version, Log: s.log, Now: s.now})

@@ -45,6 +45,9 @@ func (c *Config) conveniences() (list []string) {
 	if why := unprotected(c.Database); why != "" {
 		add("database: " + why)
 	}
+	if list := c.Fabric.unprotected(); len(list) > 0 {
+		add("fabric.servers: " + strings.Join(list, ", ") + " would be reached without TLS")
+	}
 	if len(c.NTP) == 0 {
 		add("ntp: empty, so nobody but this machine says what time it is (S38)")
 	}

@@ -359,7 +359,7 @@ func (s *Server) Start(ctx context.Context) error {
 		handler    http.Handler
 	}{
 		{"people", s.cfg.Listen.People, s.peopleTLS(), people},
-		{"device", s.cfg.Listen.Device, s.deviceTLS(), edge("device", s.device())},
+		{"device", s.cfg.Listen.Device, s.httpsTLS(), s.deviceDoor(web.Edge{Door: "device", Log: s.log, Metrics: metrics, Now: s.now})},
 		{"factory", s.cfg.Listen.Factory, s.factoryTLS(), edge("factory", s.factory(stations))},
 		{"enrol", s.cfg.Listen.Enrol, s.enrolTLS(), edge("enrol", s.enrol(stations))},
 		{"public", s.cfg.Listen.Public, nil, web.PublicHandler(web.PublicConfig{
@@ -469,6 +469,7 @@ func (s *Server) Close() error {
 	}
 	if s.fleet != nil {
 		errs = append(errs, s.fleet.broker.Close())
+		s.fleet.fabric.Close()
 	}
 	s.stop()
 	s.wg.Wait()

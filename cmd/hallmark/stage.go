@@ -29,6 +29,7 @@ type stage struct {
 	hsm       string // softhsm or software
 	freePorts bool
 	database  string // "" is SQLite in the directory
+	more      string // keys of the configuration
 
 	cfg     *Config
 	server  *Server
@@ -126,7 +127,7 @@ approvers:
   - name: bob
     key: people/bob.pub.pem
 log_level: warn
-`, database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090))
+%s`, database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090), d.more)
 	if err := d.approverKey(); err != nil {
 		return err
 	}
@@ -314,21 +315,6 @@ func (d *stage) ceremony(ctx context.Context) error {
 	return nil
 }
 
-// demoTemplate turns a birth certificate into a thing, which may use its own
-// reserved topics and dt/THING/, and nothing else.
-const demoTemplate = `{
-  "Parameters": {"AWS::IoT::Certificate::SerialNumber": {"Type": "String"}, "AWS::IoT::Certificate::Id": {"Type": "String"}},
-  "Resources": {
-    "thing": {"Type": "AWS::IoT::Thing", "Properties": {
-      "ThingName": {"Ref": "AWS::IoT::Certificate::SerialNumber"},
-      "AttributePayload": {"serial": {"Ref": "AWS::IoT::Certificate::SerialNumber"}, "product": "demo-lamp"},
-      "ThingGroups": ["demo"]}},
-    "certificate": {"Type": "AWS::IoT::Certificate", "Properties": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "ACTIVE"}},
-    "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyDocument": "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"iot:Connect\",\"Resource\":\"arn:aws:iot:*:*:client/${iot:Connection.Thing.ThingName}\",\"Condition\":{\"Bool\":{\"iot:Connection.Thing.IsAttached\":\"true\"}}},{\"Effect\":\"Allow\",\"Action\":[\"iot:Publish\",\"iot:Receive\"],\"Resource\":[\"arn:aws:iot:*:*:topic/$aws/things/${iot:Connection.Thing.ThingName}/*\",\"arn:aws:iot:*:*:topic/dt/${iot:Connection.Thing.ThingName}/*\"]},{\"Effect\":\"Allow\",\"Action\":\"iot:Subscribe\",\"Resource\":[\"arn:aws:iot:*:*:topicfilter/$aws/things/${iot:Connection.Thing.ThingName}/*\",\"arn:aws:iot:*:*:topicfilter/dt/${iot:Connection.Thing.ThingName}/*\"]}]}"}}
-  },
-  "DeviceConfiguration": {"endpoint": "%s", "report_interval_seconds": "300"}
-}`
-
 // order names the people, registers the device authority and opens an order that
 // ann wrote and bob approved.
 func (d *stage) openOrder(ctx context.Context, o adminapi.OrderRequest) error {
@@ -353,6 +339,9 @@ func (d *stage) openOrder(ctx context.Context, o adminapi.OrderRequest) error {
 				return err
 			}
 		}
+	}
+	if err := d.devicePolicy(ctx); err != nil {
+		return err
 	}
 	t, err := platform.PutTemplateWithResponse(ctx, "demo", adminapi.TemplateRequest{Body: fmt.Sprintf(demoTemplate, d.server.publicAddr("device"))})
 	if err != nil {
