@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hallmark/access"
@@ -79,6 +80,9 @@ func (b *backend) Summary(ctx context.Context, s access.Scope) (adminapi.Summary
 	b.checkLists(s, c)
 	b.checkSet(c)
 	b.checkLog(ctx, c)
+	if slices.Contains(b.cfg.Fleet.AnyClient, s.Tenant) {
+		c.add("client identifiers", "warning", "A device may connect under any client identifier that its policies allow, and end the session of who has it.", "Remove the tenant from fleet.any_client.")
+	}
 	b.checkTokens(ctx, c)
 	v.Status, v.Checks = c.status, c.all
 	return v, nil

@@ -42,14 +42,16 @@ type benchBroker struct {
 	PIDFile    string `json:"pid_file"`
 }
 
-// benchLimits are off, or as wide as the brokers' that are measured beside: a
-// benchmark asks what the machine can do. One client is all of the load.
-const benchLimits = `mqtt:
+// benchConfig has limits that are off, or as wide as the brokers' that are measured beside: a
+// benchmark asks what the machine can do. A load generator's devices choose their
+// client identifiers.
+const benchConfig = `  any_client: [main]
+mqtt:
   limits: {publish_rate: -1, publish_bytes: -1, connect_rate: -1, per_address: 4096, handshakes: 4096, receive_maximum: 1000, inflight: 1000}
 `
 
 func newBenchMQTTCmd(g *globals) *cobra.Command {
-	b := &benchMQTT{benchRun: benchRun{stage: stage{g: g, freePorts: true, more: benchLimits}, serve: true}}
+	b := &benchMQTT{benchRun: benchRun{stage: stage{g: g, freePorts: true, more: benchConfig}, serve: true}}
 	cmd := &cobra.Command{
 		Use: "mqtt", Short: "A registered fleet and an open order, for load from outside", Args: cobra.NoArgs,
 		Long: `The service starts with the broker's rate limits off and waits. Devices are made and

@@ -118,7 +118,8 @@ type ListsConfig struct {
 	Shards   int      `yaml:"shards"`   // of newly made authorities; default 1
 }
 
-// FleetConfig configures how devices are registered. Production mode refuses both.
+// FleetConfig configures how devices are registered. Production mode refuses the
+// first two.
 type FleetConfig struct {
 	// JITP registers devices of registered CAs when they connect for the first
 	// time (S22).
@@ -126,6 +127,10 @@ type FleetConfig struct {
 	// ServerKeys lets devices with a claim certificate ask for a key that the
 	// service makes (S17).
 	ServerKeys bool `yaml:"server_keys"`
+	// AnyClient names tenants whose devices may connect with any client identifier
+	// that their policies allow, where the rule is the thing's name, or that and a
+	// number (S25). The summary warns of it.
+	AnyClient []string `yaml:"any_client"`
 }
 
 // PrivacyConfig says what is kept about devices, and what others can see (S43).

@@ -40,6 +40,7 @@ type fleetRuntime struct {
 	node     string // its name among those of one database
 	claims   *bootstrap.Claims
 	privacy  PrivacyConfig
+	relaxed  []string // tenants whose devices choose their client identifiers
 	shared   *sharing
 	lapses   lapses
 
@@ -53,7 +54,7 @@ type fleetRuntime struct {
 // made first finds the other when the first device is there.
 func (s *Server) openRuntime(ctx context.Context) (err error) {
 	out := &publisher{}
-	r := &fleetRuntime{log: s.log, registry: s.reged, privacy: s.cfg.Privacy, shared: newSharing(s.log, s.now), wake: make(chan struct{}, 1)}
+	r := &fleetRuntime{log: s.log, registry: s.reged, privacy: s.cfg.Privacy, relaxed: s.cfg.Fleet.AnyClient, shared: newSharing(s.log, s.now), wake: make(chan struct{}, 1)}
 	if r.node, err = s.nodeName(); err != nil {
 		return err
 	}
@@ -132,6 +133,7 @@ func (r *fleetRuntime) Authenticate(ctx context.Context, state tls.ConnectionSta
 	}
 	return broker.Identity{
 		Tenant: a.Tenant, Thing: a.Thing, Things: a.Things, Certificate: a.CertificateID, Authority: a.Authority, Serial: a.Serial, NotAfter: a.NotAfter, Claim: a.Claim,
+		AnyClient: slices.Contains(r.relaxed, a.Tenant),
 		Bind: func(client string, attributes []string) broker.Authoriser {
 			// The connection's own context ends with CONNECT, and a will is due later.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

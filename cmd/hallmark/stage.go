@@ -29,7 +29,7 @@ type stage struct {
 	hsm       string // softhsm or software
 	freePorts bool
 	database  string // "" is SQLite in the directory
-	more      string // keys of the configuration
+	more      string // the rest of fleet: in the configuration, and keys after it
 
 	cfg     *Config
 	server  *Server
@@ -123,11 +123,11 @@ listen:
 fleet:
   jitp: true
   server_keys: true
-approvers:
+%sapprovers:
   - name: bob
     key: people/bob.pub.pem
 log_level: warn
-%s`, database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090), d.more)
+`, database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090), d.more)
 	if err := d.approverKey(); err != nil {
 		return err
 	}
