@@ -28,10 +28,11 @@ type conn struct {
 	version   byte // 4 or 5; 0 before CONNECT
 	id        *Identity
 	auth      atomic.Pointer[Authoriser]
-	session   *session // set once, before CONNACK
-	uuid      string   // of this connection, for events
-	life      int64    // version number, for events
-	attrs     []string // connect attributes, for Rebind
+	session   *session  // set once, before CONNACK
+	uuid      string    // of this connection, for events
+	life      int64     // version number, for events
+	notBefore time.Time // its events are not earlier: another node's clock was ahead
+	attrs     []string  // connect attributes, for Rebind
 	keepAlive time.Duration
 	maxPacket int // that the client takes
 	connected bool
@@ -314,8 +315,15 @@ func (c *conn) name() string {
 	return c.session.client
 }
 
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
 func (c *conn) event() Event {
-	e := Event{Time: c.b.now(), Session: c.uuid, Version: c.life, Address: c.remote, Protocol: c.version}
+	e := Event{Time: later(c.b.now(), c.notBefore), Session: c.uuid, Version: c.life, Address: c.remote, Protocol: c.version}
 	if c.id != nil {
 		e.Sender, e.Claim = c.id.sender(c.name()), c.id.Claim
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -63,6 +64,7 @@ func (c *conn) connect(ctx context.Context, state tls.ConnectionState) error {
 		}
 		client = id.assign()
 	}
+	id.choose(client)
 	if len(client) > b.lim.ClientBytes || !id.mayUse(client) {
 		return c.refused(client, end(codeClientID, AuthError, "client identifier"))
 	}
@@ -153,6 +155,8 @@ func (b *Broker) validConnect(pk *packets.Packet, flags byte) *ending {
 		return malformed("will QoS")
 	case pk.ProtocolVersion == 4 && cp.PasswordFlag && !cp.UsernameFlag: // [MQTT-3.1.2-22]
 		return malformed("password without user name")
+	case cp.UsernameFlag && (!utf8.Valid(cp.Username) || bytes.IndexByte(cp.Username, 0) >= 0): // [MQTT-3.1.3-11], MQTT 5 [MQTT-3.1.3-12]
+		return malformed("user name")
 	case pk.Properties.AuthenticationMethod != "":
 		return end(codeAuthMethod, ClientError, "authentication method")
 	case len(pk.Properties.AuthenticationData) > 0:

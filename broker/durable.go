@@ -182,9 +182,17 @@ func (s *session) tellAcks() {
 	}
 }
 
+// node is this node's name in the store.
+func (b *Broker) node() string {
+	if b.cluster == nil {
+		return ""
+	}
+	return b.cluster.self()
+}
+
 // row is the session for the store. s.mu is held.
 func (s *session) row(connected bool) PutSession {
-	p := PutSession{Session{Tenant: s.realm.tenant, Client: s.key, Version: s.version, Expiry: s.expiry, Connected: connected, ExpiresAt: s.endsAt, WillAt: s.willAt}}
+	p := PutSession{Session{Tenant: s.realm.tenant, Client: s.key, Node: s.realm.b.node(), Version: s.version, Expiry: s.expiry, Connected: connected, ExpiresAt: s.endsAt, WillAt: s.willAt}}
 	if s.identity != nil {
 		p.Thing, p.Certificate = string(s.identity.Thing), s.identity.Certificate
 	}

@@ -17,7 +17,11 @@ type message struct {
 	expires int64  // Unix milliseconds; 0 = never
 	qos     byte
 	retain  bool
+	id      messageID // set only if the message goes to other nodes too
 }
+
+// messageID tells the publishes of a cluster apart.
+type messageID struct{ node, number uint64 }
 
 func (m *message) expired(now time.Time) bool { return m.expires != 0 && now.UnixMilli() >= m.expires }
 

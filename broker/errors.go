@@ -13,6 +13,8 @@ var (
 	ErrTopic      = fault.Define(fault.Invalid, "broker-topic-invalid", "This topic cannot be published to.", "Use a topic without wildcards, within the length limit, that does not begin with $ unless it is one of the service's own.")
 	ErrForbidden  = fault.Define(fault.Forbidden, "broker-forbidden", "The device's policies do not allow this.", "Attach a policy that allows iot:Publish, and iot:RetainPublish for a retained message, on the topic.")
 	ErrNotDurable = fault.Define(fault.Unavailable, "broker-not-durable", "The message could not be written down, so it was not accepted.", "Check the database, then send it again.")
+	ErrFenced     = fault.Define(fault.Unavailable, "broker-node-fenced", "This node was taken for dead, and its sessions were given to another.", "Nothing has to be done: it joins again by itself. Look for what held it up: a slow database, a machine that slept.")
+	ErrElsewhere  = fault.Define(fault.Unavailable, "broker-session-elsewhere", "The session is with a node that does not answer.", "Try again in some seconds: when that node is known to be dead, its sessions are given to another.")
 	ErrQuota      = fault.Define(fault.Exhausted, "broker-quota", "A limit of the message service is reached.", "Wait until messages were fetched, or raise the limit.")
 )
 

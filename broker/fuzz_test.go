@@ -163,6 +163,16 @@ func FuzzListener(f *testing.F) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("the session does not end")
 		}
+		// Nothing of it is counted any more, and no session stays that was not asked for.
+		if st := b.Stats(); st.Connections != 0 || st.Pending > 0 {
+			t.Fatalf("%d connections, %d pending", st.Connections, st.Pending)
+		}
+		if _, err := b.Drop(context.Background(), Selection{Tenant: "acme", Thing: "lamp1"}, Withdrawn, false); err != nil {
+			t.Fatal(err)
+		}
+		if st := b.Stats(); st.Sessions != 0 || st.Subscriptions != 0 || st.Retained != 0 {
+			t.Fatalf("left: %d sessions, %d subscriptions, %d retained messages", st.Sessions, st.Subscriptions, st.Retained)
+		}
 		for range 1000 {
 			if runtime.NumGoroutine() <= before+10 { // the fuzzer's own come and go
 				return

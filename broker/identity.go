@@ -35,14 +35,17 @@ const (
 
 // Identity is a device that the authenticator let in.
 type Identity struct {
-	Tenant      string
-	Thing       fleet.ThingName // empty for a claim certificate
-	Certificate string          // lower-case hex of the SHA-256 of the certificate's DER
-	Authority   string          // that issued it
-	Serial      string          // its serial number, hex
-	NotAfter    time.Time       // the connection ends then (A73); zero = never
-	Claim       bool            // a claim certificate: any client id, no persistent session
-	AnyClient   bool            // the tenant relaxed the rule for client ids (S25)
+	Tenant string
+	Thing  fleet.ThingName // empty for a claim certificate
+	// Things are those that a certificate without a thing of its own may act for:
+	// the client identifier of a connection says which (Thing is then that).
+	Things      []fleet.ThingName
+	Certificate string    // lower-case hex of the SHA-256 of the certificate's DER
+	Authority   string    // that issued it
+	Serial      string    // its serial number, hex
+	NotAfter    time.Time // the connection ends then (A73); zero = never
+	Claim       bool      // a claim certificate: any client id, no persistent session
+	AnyClient   bool      // the tenant relaxed the rule for client ids (S25)
 
 	// Bind gives what this connection may do, once the client identifier and the
 	// connect attributes are known; it is called again by [Broker.Rebind], and for
@@ -65,7 +68,12 @@ func (id *Identity) mayUse(client string) bool {
 		// Identifiers that begin with $ are the service's own.
 		return !strings.HasPrefix(client, "$")
 	}
-	thing := string(id.Thing)
+	return names(client, id.Thing)
+}
+
+// names tells whether a client identifier is a thing's.
+func names(client string, of fleet.ThingName) bool {
+	thing := string(of)
 	if thing == "" {
 		return false
 	}
@@ -82,6 +90,26 @@ func (id *Identity) mayUse(client string) bool {
 		}
 	}
 	return true
+}
+
+// choose finds the thing of a connection whose certificate has several: the one
+// that the client identifier names, as it is or with a number.
+func (id *Identity) choose(client string) {
+	if id.Thing != "" || id.Claim {
+		return
+	}
+	for _, t := range id.Things {
+		if client == string(t) {
+			id.Thing = t
+			return
+		}
+	}
+	for _, t := range id.Things {
+		if names(client, t) {
+			id.Thing = t
+			return
+		}
+	}
 }
 
 // sessionKey is under what a session is found in its tenant. Claim certificates

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -143,7 +144,12 @@ func (j *journal) take() (groups []*group, acks []Change, closed bool) {
 }
 
 func (j *journal) commit(ctx context.Context, groups []*group, acks []Change) {
-	all := acks
+	var guard []Change
+	if j.b.cluster != nil {
+		// A node that was taken for dead changes nothing any more.
+		guard = []Change{Guard{j.b.node()}}
+	}
+	all := append(slices.Clone(guard), acks...)
 	for _, g := range groups {
 		all = append(all, g.changes...)
 	}
@@ -156,7 +162,7 @@ func (j *journal) commit(ctx context.Context, groups []*group, acks []Change) {
 		own := err
 		if err != nil && len(groups) > 1 {
 			// One bad change must not fail its neighbours.
-			own = j.store.Apply(ctx, g.changes)
+			own = j.store.Apply(ctx, append(slices.Clone(guard), g.changes...))
 		}
 		if g.done != nil {
 			g.done(own)

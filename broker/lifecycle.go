@@ -21,22 +21,29 @@ func (b *Broker) claim(ctx context.Context, c *conn, client string, clean bool, 
 		return false, end(codeRate, Throttled, "too many CONNECTs")
 	}
 	r.mu.Lock()
-	for {
+	for asked := b.cluster == nil; ; {
 		if b.stopping.Load() {
 			r.mu.Unlock()
 			return false, end(codeShuttingDown, ServerDisconnect, "shutting down")
 		}
-		s := r.sessions[key]
-		if s == nil || s.owner == nil {
+		old, over := r.holder(key)
+		if old == nil && !asked {
+			if e := b.cluster.claim(ctx, r, key, c); e != nil {
+				r.mu.Unlock()
+				return false, e
+			}
+			asked = true
+			continue
+		}
+		if old == nil {
 			break
 		}
-		old := s.owner
 		r.mu.Unlock()
 		b.count.takeovers.Add(1)
 		old.shut(end(codeTakenOver, DuplicateClient, "taken over")) // [MQTT-3.1.4-3]
 		t := time.NewTimer(takeoverTime)
 		select {
-		case <-old.done:
+		case <-over:
 		case <-c.closed:
 			t.Stop()
 			return false, end(codeUnavailable, ServerError, "closed while taking over")
@@ -44,6 +51,7 @@ func (b *Broker) claim(ctx context.Context, c *conn, client string, clean bool, 
 			return false, end(codeUnavailable, ServerError, "old connection does not end")
 		}
 		t.Stop()
+		asked = b.cluster == nil
 		r.mu.Lock()
 	}
 	s := r.sessions[key]
@@ -86,6 +94,18 @@ func (b *Broker) claim(ctx context.Context, c *conn, client string, clean bool, 
 	return present, nil
 }
 
+// holder is the connection that has or is getting a client's session, and what is
+// closed when it has not any more. r.mu is held.
+func (r *realm) holder(key string) (*conn, <-chan struct{}) {
+	if s := r.sessions[key]; s != nil && s.owner != nil {
+		return s.owner, s.owner.done
+	}
+	if p := r.claims[key]; p != nil {
+		return p.c, p.over
+	}
+	return nil, nil
+}
+
 // resumable tells whether the session may go on with this connection: it must be
 // the same device's.
 func (s *session) resumable(c *conn) bool {
@@ -107,6 +127,9 @@ func (b *Broker) attach(c *conn, window int, connack item) {
 	c.mu.Unlock()
 	s.conn, s.window = c, window
 	s.online.Store(true)
+	if b.cluster != nil {
+		b.cluster.touchShared(s)
+	}
 	s.progress.Store(b.now().UnixMilli())
 	s.pump(c, &c.kicks)
 	s.mu.Unlock()
@@ -130,6 +153,9 @@ func (b *Broker) detach(c *conn, e *ending) {
 	s.mu.Lock()
 	s.conn = nil
 	s.online.Store(false)
+	if b.cluster != nil {
+		b.cluster.touchShared(s)
+	}
 	if s.room != nil {
 		close(s.room)
 		s.room = nil
@@ -277,6 +303,8 @@ func (b *Broker) handOver(r *realm, o *outbound, not *session) {
 		t := sub.target(o.msg)
 		b.hand(r, o.msg, []target{t}, &k, nil)
 		k.flush()
+	} else if b.cluster != nil {
+		go b.cluster.serve(r, o.msg, o.group.ref(), nil, func(byte) {})
 	}
 }
 

@@ -12,6 +12,7 @@ type Memory struct {
 	mu       sync.Mutex
 	sessions map[[2]string]*memorySession
 	retained map[[2]string]PutRetained
+	members  map[string]Member
 }
 
 type memorySession struct {
@@ -23,13 +24,23 @@ type memorySession struct {
 
 // NewMemory makes one.
 func NewMemory() *Memory {
-	return &Memory{sessions: map[[2]string]*memorySession{}, retained: map[[2]string]PutRetained{}}
+	return &Memory{sessions: map[[2]string]*memorySession{}, retained: map[[2]string]PutRetained{}, members: map[string]Member{}}
 }
 
 // Apply implements [Store].
 func (m *Memory) Apply(_ context.Context, changes []Change) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, c := range changes {
+		if g, ok := c.(Guard); ok {
+			x, known := m.members[g.Node]
+			if !known {
+				return ErrFenced.New("")
+			}
+			x.Beat++
+			m.members[g.Node] = x
+		}
+	}
 	for _, c := range changes {
 		m.apply(c)
 	}
@@ -105,7 +116,15 @@ func (m *Memory) Sessions(_ context.Context, fn func(StoredSession) error) error
 func (m *Memory) all() (list []StoredSession) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.some(func(*Session) bool { return true })
+}
+
+// some gives the sessions that a condition selects, with what it may have changed.
+func (m *Memory) some(which func(*Session) bool) (list []StoredSession) {
 	for _, s := range m.sessions {
+		if !which(&s.s) {
+			continue
+		}
 		out := StoredSession{Session: s.s, Subscriptions: slices.Collect(maps.Values(s.subs)), Received: slices.Collect(maps.Keys(s.received))}
 		by := map[string]*Waiting{}
 		for _, q := range s.queue {

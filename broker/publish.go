@@ -157,6 +157,12 @@ var targetLists = sync.Pool{New: func() any { l := make([]target, 0, 16); return
 func (b *Broker) publish(r *realm, m *message, from *Identity, k *kicks, a completer) (slow []*session) {
 	list := targetLists.Get().(*[]target)
 	targets := r.tree.targets(m, (*list)[:0])
+	if b.cluster != nil && r.far.size.Load() > 0 {
+		var routes []route
+		if targets, routes = b.cluster.route(r, m, targets); len(routes) > 0 {
+			a = b.cluster.relay(r, m, routes, a)
+		}
+	}
 	code := byte(codeSuccess)
 	if len(targets) == 0 {
 		code = codeNoSubscribers
@@ -281,6 +287,7 @@ func (b *Broker) handAll(r *realm, m *message, targets []target, keep func() byt
 func (b *Broker) record(r *realm, m *message, stored []target, keep bool, k *kicks, a completer, code byte) {
 	var out []*outbound
 	var to []*session
+	var moved []target // to other nodes, since they were found
 	wait := m.qos > 0
 	b.journal.submit(func() (changes []Change) {
 		if keep {
@@ -293,6 +300,8 @@ func (b *Broker) record(r *realm, m *message, stored []target, keep bool, k *kic
 			if t.session.place(o) {
 				out, to = append(out, o), append(to, t.session)
 				q.To = append(q.To, Recipient{Client: t.session.key, Position: o.position, QoS: o.qos, Retain: o.retain, IDs: o.ids})
+			} else if b.cluster != nil && t.session.whereTo() != "" {
+				moved = append(moved, *t)
 			}
 		}
 		if len(q.To) > 0 {
@@ -318,7 +327,9 @@ func (b *Broker) record(r *realm, m *message, stored []target, keep bool, k *kic
 			s.arrived(out[i], &k)
 		}
 		b.count.stored.Add(int64(len(out)))
-		if wait {
+		if b.cluster != nil && (keep || len(moved) > 0) {
+			b.cluster.recorded(r, m, moved, keep, wait, a, code, &k)
+		} else if wait {
 			a.complete(code, &k)
 		}
 	})
@@ -331,9 +342,16 @@ func (b *Broker) record(r *realm, m *message, stored []target, keep bool, k *kic
 func (s *session) place(o *outbound) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := s.durable
+	d, m := s.durable, o.msg
 	if s.gone || d == nil {
 		return false
+	}
+	if s.recent != nil && m.id != (messageID{}) {
+		if _, had := s.recent[m.id]; had { // it came by way of the former node too
+			d.count(m, -1)
+			return false
+		}
+		s.recent[m.id] = struct{}{}
 	}
 	if d.messages == 1 && d.loaded == d.last { // nothing else waits
 		d.ackedUpTo, d.loaded, d.last = s.position, s.position, s.position

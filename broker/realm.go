@@ -22,6 +22,11 @@ type realm struct {
 
 	tree tree
 	kept retained
+
+	// Of a cluster only.
+	claims map[string]*pendingClaim // CONNECTs that wait for the other nodes, by session key
+	left   map[string]*session      // sessions that moved, until all nodes know
+	far    far                      // what other nodes want
 }
 
 // life is the version number of a client's connections and its rate of CONNECTs.
@@ -36,12 +41,33 @@ type life struct {
 type tree struct {
 	mu sync.RWMutex
 	trie[leaf]
+	touch func(filter string) // tells that other nodes have to hear of a filter; nil without a cluster
 }
 
 // leaf is the subscriptions to one filter.
 type leaf struct {
 	subs   []*subscription
 	groups []*shared
+	levels [4]int32 // subscriptions that are not shared, by level
+}
+
+// The levels of a subscription: what another node has to do before it answers a
+// publisher.
+const (
+	levelNone    = byte(iota)
+	levelLossy   // QoS 0: nothing
+	levelClean   // QoS 1 or 2 of a session in memory: hand it over
+	levelLasting // of a session in the store: see it written down
+)
+
+// level is the highest of a leaf's.
+func (l *leaf) level() byte {
+	for n := levelLasting; n > levelNone; n-- {
+		if l.levels[n] > 0 {
+			return n
+		}
+	}
+	return levelNone
 }
 
 // subscription is one session's to one filter. It is replaced, never changed.
@@ -53,12 +79,14 @@ type subscription struct {
 	asPublished bool
 	handling    byte
 	id          int
+	level       byte
 	group       *shared
 	index       int // in leaf.subs or shared.members
 }
 
 // shared is one group of a shared subscription.
 type shared struct {
+	filter  string
 	name    string
 	members []*subscription
 }
@@ -83,10 +111,14 @@ func (b *Broker) realm(tenant string) *realm {
 	b.realmsMu.Lock()
 	defer b.realmsMu.Unlock()
 	if r = b.realms[tenant]; r == nil {
-		r = &realm{b: b, tenant: tenant, sessions: map[string]*session{}, versions: map[string]life{}}
+		r = &realm{b: b, tenant: tenant, sessions: map[string]*session{}, versions: map[string]life{}, claims: map[string]*pendingClaim{}, left: map[string]*session{}}
 		r.tree.hashWithoutParent = b.lim.HashWithoutParent
 		r.kept.hashWithoutParent = b.lim.HashWithoutParent
 		r.kept.owners = map[string]int{}
+		if b.cluster != nil {
+			r.far.hashWithoutParent = b.lim.HashWithoutParent
+			r.tree.touch = func(filter string) { b.cluster.touch(tenant, filter) }
+		}
 		b.realms[tenant] = r
 	}
 	return r
@@ -97,6 +129,25 @@ func (t *tree) add(s, old *subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.at(s.filter.filter)
+	switch {
+	case s.qos == 0:
+		s.level = levelLossy
+	case s.session.lasting.Load():
+		s.level = levelLasting
+	default:
+		s.level = levelClean
+	}
+	if s.filter.share == "" {
+		before := l.level()
+		if l.levels[s.level]++; old != nil {
+			l.levels[old.level]--
+		}
+		if t.touch != nil && l.level() != before {
+			defer t.touch(s.filter.filter)
+		}
+	} else if t.touch != nil {
+		defer t.touch(s.filter.filter)
+	}
 	if old != nil {
 		s.index, s.group = old.index, old.group
 		if s.group != nil {
@@ -117,7 +168,7 @@ func (t *tree) add(s, old *subscription) {
 		}
 	}
 	if s.group == nil {
-		s.group = &shared{name: s.filter.share}
+		s.group = &shared{filter: s.filter.filter, name: s.filter.share}
 		l.groups = append(l.groups, s.group)
 	}
 	s.index = len(s.group.members)
@@ -140,6 +191,10 @@ func (t *tree) drop(s *subscription) {
 	}
 	if s.group == nil {
 		l.subs = cut(l.subs)
+		before := l.level()
+		if l.levels[s.level]--; t.touch != nil && l.level() != before {
+			defer t.touch(s.filter.filter)
+		}
 	} else if s.group.members = cut(s.group.members); len(s.group.members) == 0 {
 		for i, g := range l.groups {
 			if g == s.group {
@@ -147,6 +202,9 @@ func (t *tree) drop(s *subscription) {
 				break
 			}
 		}
+	}
+	if s.group != nil && t.touch != nil {
+		defer t.touch(s.filter.filter)
 	}
 	if len(l.subs) == 0 && len(l.groups) == 0 {
 		t.remove(s.filter.filter)

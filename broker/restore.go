@@ -28,13 +28,20 @@ func (b *Broker) restore(ctx context.Context) error {
 	if len(rows) > 0 {
 		b.journal.later(rows...)
 	}
+	return b.restoreRetained(ctx)
+}
+
+func (b *Broker) restoreRetained(ctx context.Context) error {
 	return b.cfg.Store.Retained(ctx, func(p PutRetained) error {
-		r := b.realm(p.Tenant)
-		m := fromStored(p.Message)
-		m.retain = true
-		r.kept.insert(b, &kept{m: m, certificate: p.Certificate, thing: fleet.ThingName(p.Thing), at: p.StoredAt})
+		b.realm(p.Tenant).kept.replace(b, p.Topic, &p)
 		return nil
 	})
+}
+
+func restored(p *PutRetained) *kept {
+	m := fromStored(p.Message)
+	m.retain = true
+	return &kept{m: m, certificate: p.Certificate, thing: fleet.ThingName(p.Thing), at: p.StoredAt}
 }
 
 func (b *Broker) restoreSession(row StoredSession, now time.Time) (*session, bool, error) {
@@ -75,16 +82,6 @@ func (b *Broker) restoreSession(row StoredSession, now time.Time) (*session, boo
 		}
 		s.received[id] = struct{}{}
 	}
-	for _, p := range row.Subscriptions {
-		f, ok := b.lim.parseFilter(p.Filter)
-		if !ok {
-			continue // a limit is stricter than when it was made
-		}
-		sub := &subscription{session: s, filter: f, qos: p.QoS, noLocal: p.NoLocal, asPublished: p.AsPublished, handling: p.Handling, id: p.ID}
-		s.subs[p.Filter] = sub
-		r.tree.add(sub, nil)
-		b.count.subscriptions.Add(1)
-	}
 	changed := row.Connected || s.endsAt.IsZero()
 	if changed {
 		s.endsAt = now.Add(s.expiry)
@@ -96,6 +93,19 @@ func (b *Broker) restoreSession(row StoredSession, now time.Time) (*session, boo
 	}
 	r.sessions[row.Client] = s
 	b.count.sessions.Add(1)
+	// Last, since messages come as soon as there is a subscription.
+	for _, p := range row.Subscriptions {
+		f, ok := b.lim.parseFilter(p.Filter)
+		if !ok {
+			continue // a limit is stricter than when it was made
+		}
+		sub := &subscription{session: s, filter: f, qos: p.QoS, noLocal: p.NoLocal, asPublished: p.AsPublished, handling: p.Handling, id: p.ID}
+		s.mu.Lock()
+		s.subs[p.Filter] = sub
+		s.mu.Unlock()
+		r.tree.add(sub, nil)
+		b.count.subscriptions.Add(1)
+	}
 	if s.will != nil {
 		b.schedule.at(s.willAt, s)
 	}

@@ -27,8 +27,20 @@ type Config struct {
 	Topics        []fleet.Topic // the reserved topics; the first row that matches counts
 	Events        Events        // may be nil
 	Limits        Limits
-	Log           *slog.Logger     // nil = discard
-	Now           func() time.Time // nil = time.Now
+
+	// Fabric reaches the other nodes of this service; nil means that there is none.
+	// With it, Store must be a [ClusterStore], and Node a name of this node that is the
+	// same after a restart and no other's.
+	Fabric Fabric
+	Node   string
+	// NodeTimeout is after which time without a sign of life a node is taken for
+	// dead; 0 means 10 s. A third of it is enough if the fabric does not know it either.
+	NodeTimeout time.Duration
+	// NodeGone is called with the name of a node whose sessions this one adopted.
+	NodeGone func(name string)
+
+	Log *slog.Logger     // nil = discard
+	Now func() time.Time // nil = time.Now
 }
 
 // ALPN is what devices offer: SDKs on any port exactly the first, the others by
@@ -53,6 +65,7 @@ type Broker struct {
 
 	journal  *journal
 	schedule *schedule
+	cluster  *cluster // nil: this node is alone
 
 	reserved trie[int] // index in cfg.Topics
 	workers  chan struct{}
@@ -107,13 +120,40 @@ func New(ctx context.Context, cfg Config) (*Broker, error) {
 	b.admission.pending = map[netip.Prefix]int{}
 	b.journal = newJournal(b, b.cfg.Store)
 	b.schedule = &schedule{wake: make(chan struct{}, 1), now: b.now, due: b.due}
-	if err := b.restore(ctx); err != nil {
+	var err error
+	if cfg.Fabric != nil {
+		b.cluster, err = newCluster(b)
+	} else {
+		err = b.restore(ctx)
+	}
+	if err != nil {
 		b.cancel()
 		return nil, err
 	}
 	b.wg.Go(func() { b.journal.run(b.ctx) })
 	b.wg.Go(func() { b.schedule.run(b.ctx) })
+	if b.cluster != nil {
+		if err := b.joinCluster(ctx); err != nil {
+			b.Close()
+			return nil, err
+		}
+	}
 	return b, nil
+}
+
+// joinCluster comes back when all other nodes that live know this one. Only then is
+// it known what is retained: a change before it would not have been heard.
+func (b *Broker) joinCluster(ctx context.Context) error {
+	if err := b.cluster.join(ctx); err != nil {
+		return err
+	}
+	b.wg.Go(b.cluster.watch)
+	ctx, cancel := context.WithTimeout(ctx, 3*b.cluster.timeout+2*askTime)
+	defer cancel()
+	if err := b.cluster.ready(ctx); err != nil {
+		return err
+	}
+	return b.restoreRetained(ctx)
 }
 
 // Serve accepts connections until ctx ends or the listener fails. The listener's
@@ -303,6 +343,9 @@ func (b *Broker) Close() error {
 		<-c.done
 	}
 	b.journal.close()
+	if b.cluster != nil {
+		b.cluster.leave()
+	}
 	b.cancel()
 	b.wg.Wait()
 	return nil

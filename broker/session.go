@@ -23,8 +23,10 @@ type session struct {
 	progress atomic.Int64 // Unix milliseconds of the last sign that the client takes messages
 
 	mu       sync.Mutex
-	conn     *conn // to which messages go; nil while there is none
-	gone     bool  // ended: nothing may be added any more
+	conn     *conn                  // to which messages go; nil while there is none
+	gone     bool                   // ended or moved: nothing may be added any more
+	movedTo  string                 // the node that has it now; its subscriptions stay until all nodes know
+	recent   map[messageID]struct{} // while it may be told of a message twice: see move.go
 	identity *Identity
 	version  byte
 	expiry   time.Duration

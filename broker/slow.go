@@ -50,6 +50,17 @@ func (b *Broker) endSession(s *session, e *ending) {
 	c.shut(e)
 }
 
+// cutIfStuck ends a connection that has taken nothing for a while.
+func (s *session) cutIfStuck() {
+	b := s.realm.b
+	s.mu.Lock()
+	c := s.conn
+	s.mu.Unlock()
+	if c != nil && b.now().Sub(time.UnixMilli(s.progress.Load())) >= b.lim.SlowTimeout {
+		s.tooSlow(c)
+	}
+}
+
 // yield makes a publisher wait for a slow subscriber: reading stops, and TCP
 // tells the device. A subscriber that takes nothing for a while is cut. Who waits
 // is not waited for, so that two devices cannot hold each other up.

@@ -35,6 +35,14 @@ type Stats struct {
 	RequestsFailed    int64
 	StoreFailures     int64
 	Waits             int64 // publishers that waited for a slow subscriber
+
+	// Of a cluster.
+	RelayedOut    int64 // messages to other nodes
+	RelayedIn     int64
+	RelayFailures int64 // QoS 1 messages refused since another node did not answer
+	MovedIn       int64 // sessions that came from other nodes with their device
+	MovedOut      int64
+	Adopted       int64 // sessions that no other node has any more
 }
 
 type counters struct {
@@ -43,6 +51,7 @@ type counters struct {
 	publishedIn, bytesIn, publishedOut, bytesOut, droppedQoS0, droppedTooLarge, expired  atomic.Int64
 	refusedPublish, refusedSubscribe, refusedReceive, stored, slowDisconnects, endedFull atomic.Int64
 	requests, requestsRejected, requestsFailed, storeFailures, waits                     atomic.Int64
+	relayedOut, relayedIn, relayFailures, movedIn, movedOut, adopted                     atomic.Int64
 }
 
 // Stats gives the counters.
@@ -59,5 +68,7 @@ func (b *Broker) Stats() Stats {
 		Stored: c.stored.Load(), SlowDisconnects: c.slowDisconnects.Load(), SessionsEndedFull: c.endedFull.Load(),
 		Requests: c.requests.Load(), RequestsRejected: c.requestsRejected.Load(), RequestsFailed: c.requestsFailed.Load(),
 		StoreFailures: c.storeFailures.Load(), Waits: c.waits.Load(),
+		RelayedOut: c.relayedOut.Load(), RelayedIn: c.relayedIn.Load(), RelayFailures: c.relayFailures.Load(),
+		MovedIn: c.movedIn.Load(), MovedOut: c.movedOut.Load(), Adopted: c.adopted.Load(),
 	}
 }

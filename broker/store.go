@@ -28,12 +28,51 @@ type Store interface {
 	Sweep(ctx context.Context) error
 }
 
+// ClusterStore is a store that several brokers have in common. Every session has
+// one node at a time: only that node adds to its queue.
+type ClusterStore interface {
+	Store
+
+	// Join makes a node known. Rows of nodes of the same name, which are former lives
+	// of it, go. It gives the sessions that no known node has, which are the node's now.
+	Join(ctx context.Context, m Member) ([]StoredSession, error)
+
+	// Members gives the nodes that are known.
+	Members(ctx context.Context) ([]Member, error)
+
+	// Fence makes a node unknown and gives its sessions to another, in one
+	// transaction; false if the node gave a sign of life since its beat was read, or
+	// is unknown already. From then on every [Guard] of it fails.
+	Fence(ctx context.Context, dead Member, heir string) ([]StoredSession, bool, error)
+
+	// Leave says that a node stopped: its beat becomes [Left].
+	Leave(ctx context.Context, node string) error
+
+	// Take gives a session of one node to another; nil if there is none, ErrElsewhere
+	// if it is with a third node.
+	Take(ctx context.Context, tenant, client, from, to string) (*StoredSession, error)
+
+	// RetainedAt gives what is retained for a topic; nil if nothing is.
+	RetainedAt(ctx context.Context, tenant, topic string) (*PutRetained, error)
+}
+
+// Member is one node of a cluster.
+type Member struct {
+	Node string // of this life of it
+	Name string // the same after a restart
+	Beat int64  // grows with every sign of life
+}
+
+// Left is the beat of a node that stopped in order.
+const Left = -1
+
 // Change is one of the types below.
 type Change interface{ change() }
 
 // Session is what survives of a session apart from its subscriptions and queue.
 type Session struct {
 	Tenant, Client string
+	Node           string // that has the session; empty without a cluster
 	Thing          string
 	Certificate    string
 	Version        byte          // of MQTT: 4 or 5
@@ -145,6 +184,9 @@ type (
 	}
 	// EndRetained deletes it.
 	EndRetained struct{ Tenant, Topic string }
+	// Guard is a node's sign of life. It fails with [ErrFenced], and everything that
+	// is applied with it, once the node is not known any more.
+	Guard struct{ Node string }
 )
 
 func (PutSession) change()      {}
@@ -157,3 +199,4 @@ func (Release) change()         {}
 func (Receive) change()         {}
 func (PutRetained) change()     {}
 func (EndRetained) change()     {}
+func (Guard) change()           {}

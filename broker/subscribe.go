@@ -58,6 +58,14 @@ func (c *conn) onSubscribe(pk *packets.Packet) error {
 			return end(codeUnspecified, ServerError, "subscription not stored")
 		}
 	}
+	if b.cluster != nil && len(fresh) > 0 {
+		// The other nodes know it before the client does. For a session in the store this
+		// is a promise: nothing is acknowledged elsewhere without it.
+		c.kicks.flush()
+		if !b.cluster.settled(b.cluster.mark(), syncTime) && s.lasting.Load() {
+			return end(codeUnspecified, ServerError, "other nodes not told of the subscription")
+		}
+	}
 	if c.version == 4 {
 		for i := range codes {
 			if codes[i] >= 0x80 {

@@ -244,6 +244,28 @@ func (t *trie[V]) all(n *node[V], first bool, fn func(*V) bool) bool {
 	})
 }
 
+// paths calls fn for every filter that is occupied.
+func (t *trie[V]) paths(n *node[V], at string, first bool, fn func(filter string)) {
+	visit := func(c *node[V]) bool {
+		path := c.level
+		if !first {
+			path = at + "/" + c.level
+		}
+		if c.occupied {
+			fn(path)
+		}
+		t.paths(c, path, false, fn)
+		return true
+	}
+	n.children(visit)
+	if n.plus != nil {
+		visit(n.plus)
+	}
+	if n.hash != nil {
+		visit(n.hash)
+	}
+}
+
 func (n *node[V]) children(fn func(*node[V]) bool) bool {
 	for _, c := range n.few {
 		if !fn(c) {
