@@ -66,6 +66,33 @@ var pages = []page{
 	{"GET /console/authorities/{authority}/pem", access.ReadAuthorities, "authorities", (*console).authorityPEM},
 	{"GET /console/lists", access.ReadLists, "lists", (*console).lists},
 	{"GET /console/stations", access.ReadStations, "stations", (*console).stations},
+
+	{"GET /console/registered-cas", access.ReadRegisteredCAs, "cas", (*console).registeredCAs},
+	{"GET /console/registered-cas/{ca}", access.ReadRegisteredCAs, "cas", (*console).registeredCA},
+	{"GET /console/registered-cas/{ca}/pem", access.ReadRegisteredCAs, "cas", (*console).registeredCAPEM},
+	{"GET /console/device-certificates", access.ReadFleetCertificates, "device-certificates", (*console).deviceCertificates},
+	{"GET /console/device-certificates/{certificate}", access.ReadFleetCertificates, "device-certificates", (*console).deviceCertificate},
+	{"GET /console/device-certificates/{certificate}/pem", access.ReadFleetCertificates, "device-certificates", (*console).deviceCertificatePEM},
+	{"GET /console/claims", access.ReadClaims, "claims", (*console).claims},
+	{"GET /console/claims/{certificate}", access.ReadClaims, "claims", (*console).claim},
+
+	{"GET /console/things", access.ReadThings, "things", (*console).things},
+	{"GET /console/things/{thing}", access.ReadThings, "things", (*console).thing},
+	{"GET /console/things/{thing}/jobs", access.ReadJobs, "things", (*console).thingJobs},
+	{"GET /console/things/{thing}/shadows", access.ReadShadows, "things", (*console).shadows},
+	{"GET /console/things/{thing}/shadow", access.ReadShadows, "things", (*console).shadow},
+	{"GET /console/groups", access.ReadGroups, "groups", (*console).groups},
+	{"GET /console/groups/{group}", access.ReadGroups, "groups", group(web.ThingGroups)},
+	{"GET /console/billing-groups/{group}", access.ReadGroups, "groups", group(web.BillingGroups)},
+	{"GET /console/thing-types", access.ReadThingTypes, "types", (*console).types},
+	{"GET /console/thing-types/{type}", access.ReadThingTypes, "types", (*console).thingType},
+	{"GET /console/jobs", access.ReadJobs, "jobs", (*console).jobs},
+	{"GET /console/jobs/{job}", access.ReadJobs, "jobs", (*console).job},
+	{"GET /console/policies", access.ReadPolicies, "policies", (*console).policies},
+	{"GET /console/policies/{policy}", access.ReadPolicies, "policies", (*console).policyPage},
+	{"GET /console/templates", access.ReadTemplates, "templates", (*console).templates},
+	{"GET /console/templates/{template}", access.ReadTemplates, "templates", (*console).template},
+	{"GET /console/hooks", access.ReadHooks, "hooks", (*console).hooks},
 }
 
 // The policy names every source. No inline script or style, nothing from other
@@ -132,7 +159,9 @@ type view struct {
 	Section string
 	Who     access.Principal
 	Version string
-	Nav     []link
+	Parts   []link // of the navigation
+	Part    string // the one shown
+	Nav     []link // its pages
 	Data    any
 
 	r      *http.Request
@@ -141,30 +170,9 @@ type view struct {
 	status int
 }
 
-type link struct {
-	Section, Title, Href string
-}
-
-var navigation = []struct {
-	action access.Action
-	link
-}{
-	{access.ReadSummary, link{"overview", "Overview", "/console/"}},
-	{access.ReadOrders, link{"orders", "Orders", "/console/orders"}},
-	{access.ReadDevices, link{"devices", "Devices", "/console/devices"}},
-	{access.ReadCertificates, link{"certificates", "Certificates", "/console/certificates"}},
-	{access.ReadAuthorities, link{"authorities", "Authorities", "/console/authorities"}},
-	{access.ReadLists, link{"lists", "Lists", "/console/lists"}},
-	{access.ReadStations, link{"stations", "Stations", "/console/stations"}},
-}
-
 func (c *console) newView(w http.ResponseWriter, r *http.Request, section string, who access.Principal) *view {
 	v := &view{Section: section, Who: who, Version: c.Version, r: r, w: w, scope: access.Scope{Tenant: who.Tenant}, status: http.StatusOK}
-	for _, n := range navigation {
-		if who.Name != "" && access.Can(who.Actor(), n.action) {
-			v.Nav = append(v.Nav, n.link)
-		}
-	}
+	v.navigate()
 	return v
 }
 

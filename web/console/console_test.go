@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +23,10 @@ import (
 	"hallmark/web/webtest"
 )
 
-var shots = flag.String("screenshots", "", "directory for pictures of every page, taken with chromium")
+var (
+	shots   = flag.String("screenshots", "", "directory for pictures of every page, taken with chromium")
+	shotsOf = flag.String("screenshots-of", "", "regular expression of the names of the pages to take")
+)
 
 // site is the people's door over TLS with a browser's habits.
 type site struct {
@@ -30,6 +35,7 @@ type site struct {
 	client *http.Client
 	clock  *time.Time
 	tls    *httptest.Server
+	fleet  *fleet
 }
 
 func serve(t *testing.T, fill bool) *site {
@@ -38,10 +44,12 @@ func serve(t *testing.T, fill bool) *site {
 	s := &site{clock: &now}
 	clock := func() time.Time { return *s.clock }
 	s.Service = webtest.New(t, clock)
+	s.fleet = &fleet{Fake: s.Fake, now: clock}
 	if fill {
 		s.Fake.Fill(t)
+		s.fleet.fill()
 	}
-	pages, err := console.New(console.Config{Backend: s.Backend(), Access: s.Access, Cursors: web.NewCursors(nil), Version: "test", Now: clock})
+	pages, err := console.New(console.Config{Backend: s.fleet.backend(), Access: s.Access, Cursors: web.NewCursors(nil), Version: "test", Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +66,12 @@ func serve(t *testing.T, fill bool) *site {
 
 func (s *site) signIn(t *testing.T, role access.Role) {
 	t.Helper()
-	r, body := s.post(t, "/console/sign-in", url.Values{"token": {s.Tokens[webtest.Tenant][role]}}, nil)
+	s.signInAs(t, webtest.Tenant, role)
+}
+
+func (s *site) signInAs(t *testing.T, tenant string, role access.Role) {
+	t.Helper()
+	r, body := s.post(t, "/console/sign-in", url.Values{"token": {s.Tokens[tenant][role]}}, nil)
 	if r.StatusCode != http.StatusOK || !strings.Contains(body, "<h1>Overview</h1>") {
 		t.Fatalf("sign-in gives %d: %s", r.StatusCode, body)
 	}
@@ -308,24 +321,79 @@ func TestSession(t *testing.T) {
 
 // A65: every page asks the grants; a role without the right gets 403 and no link.
 func TestA65_PagesByRole(t *testing.T) {
+	lists := map[string]access.Action{
+		"/console/": access.ReadSummary, "/console/orders": access.ReadOrders, "/console/devices": access.ReadDevices, "/console/certificates": access.ReadCertificates,
+		"/console/authorities": access.ReadAuthorities, "/console/lists": access.ReadLists, "/console/stations": access.ReadStations,
+		"/console/registered-cas": access.ReadRegisteredCAs, "/console/device-certificates": access.ReadFleetCertificates, "/console/claims": access.ReadClaims,
+		"/console/things": access.ReadThings, "/console/groups": access.ReadGroups, "/console/thing-types": access.ReadThingTypes, "/console/jobs": access.ReadJobs,
+		"/console/policies": access.ReadPolicies, "/console/templates": access.ReadTemplates, "/console/hooks": access.ReadHooks,
+	}
+	single := map[string]access.Action{
+		"/console/registered-cas/" + caID: access.ReadRegisteredCAs, "/console/registered-cas/" + caID + "/pem": access.ReadRegisteredCAs, "/console/device-certificates/" + certID: access.ReadFleetCertificates,
+		"/console/device-certificates/" + certID + "/pem": access.ReadFleetCertificates, "/console/claims/" + claimID: access.ReadClaims, "/console/things/" + lamp: access.ReadThings,
+		"/console/things/" + lamp + "/jobs": access.ReadJobs, "/console/things/" + lamp + "/shadows": access.ReadShadows, "/console/things/" + lamp + "/shadow": access.ReadShadows,
+		"/console/groups/berlin": access.ReadGroups, "/console/billing-groups/berlin-office": access.ReadGroups, "/console/thing-types/lamp": access.ReadThingTypes, "/console/jobs/" + rollout: access.ReadJobs,
+		"/console/policies/" + policyID: access.ReadPolicies, "/console/templates/lamps": access.ReadTemplates,
+	}
 	for _, role := range access.Roles() {
 		s := serve(t, true)
 		s.signIn(t, role)
+		can := func(a access.Action) bool {
+			return access.Can(access.Actor{Tenant: "main", Kind: access.KindPrincipal, Name: "x", Role: role}, a)
+		}
 		_, first := s.get(t, "/console/")
-		for path, action := range map[string]access.Action{
-			"/console/orders": access.ReadOrders, "/console/devices": access.ReadDevices, "/console/certificates": access.ReadCertificates,
-			"/console/authorities": access.ReadAuthorities, "/console/lists": access.ReadLists, "/console/stations": access.ReadStations,
-		} {
-			may := access.Can(access.Actor{Tenant: "main", Kind: access.KindPrincipal, Name: "x", Role: role}, action)
-			r, _ := s.get(t, path)
-			if may != (r.StatusCode == 200) || !may && r.StatusCode != 403 {
+		linked := navLinks(first)
+		for href := range navLinks(first) { // the pages of every part
+			_, body := s.get(t, href)
+			maps.Copy(linked, navLinks(body))
+		}
+		for path, action := range lists {
+			r, body := s.get(t, path)
+			if may := can(action); may != (r.StatusCode == 200) || !may && (r.StatusCode != 403 || !strings.Contains(body, "<code>action-forbidden</code>")) {
 				t.Errorf("%s as %s: %d", path, role, r.StatusCode)
 			}
-			if may != strings.Contains(first, `<a href="`+path+`"`) {
+			if can(action) != linked[path] {
 				t.Errorf("%s as %s: link and right differ", path, role)
+			}
+			delete(linked, path)
+		}
+		if len(linked) > 0 {
+			t.Errorf("as %s the navigation leads to pages that this test does not know: %v", role, linked)
+		}
+		for path, action := range single {
+			if r, _ := s.get(t, path); can(action) != (r.StatusCode == 200) || !can(action) && r.StatusCode != 403 {
+				t.Errorf("%s as %s: %d", path, role, r.StatusCode)
+			}
+		}
+		// Of the pages that everybody sees, none leads where its reader is refused.
+		for _, path := range []string{"/console/", "/console/devices/" + webtest.Unit, "/console/certificates/" + webtest.Serial(1)} {
+			_, body := s.get(t, path)
+			for href := range links(body) {
+				href, _, _ = strings.Cut(href, "#")
+				if r, _ := s.get(t, href); r.StatusCode == 403 {
+					t.Errorf("%s leads %s to %s, which refuses", path, role, href)
+				}
 			}
 		}
 	}
+}
+
+// links are the addresses of ours on a page.
+func links(body string) map[string]bool {
+	out := map[string]bool{}
+	for _, piece := range strings.Split(body, `<a href="`)[1:] {
+		if href := piece[:strings.IndexByte(piece, '"')]; strings.HasPrefix(href, "/console/") {
+			out[strings.ReplaceAll(href, "&amp;", "&")] = true
+		}
+	}
+	return out
+}
+
+func navLinks(body string) map[string]bool {
+	_, body, _ = strings.Cut(body, "<header>")
+	body, _, _ = strings.Cut(body, "</header>")
+	out := links(body)
+	return out
 }
 
 // TestScreenshots takes pictures for people to look at; it checks nothing else
@@ -347,24 +415,27 @@ func TestScreenshots(t *testing.T) {
 			s.tls.Config.Handler.ServeHTTP(w, r)
 		}))
 		t.Cleanup(front.Close)
-		list := append([]struct{ name, path, shows string }{{"sign-in", "/console/sign-in", ""}}, paths...)
+		list := append(append([]struct{ name, path, shows string }{{"sign-in", "/console/sign-in", ""}}, paths...), fleetPaths...)
 		if !full {
-			list = []struct{ name, path, shows string }{{"empty-overview", "/console/", ""}, {"empty-orders", "/console/orders", ""}, {"empty-authorities", "/console/authorities", ""}}
+			list = []struct{ name, path, shows string }{{"empty-overview", "/console/", ""}, {"empty-orders", "/console/orders", ""}, {"empty-authorities", "/console/authorities", ""},
+				{"empty-things", "/console/things", ""}, {"empty-jobs", "/console/jobs", ""}, {"empty-registered-cas", "/console/registered-cas", ""}}
 		}
 		for _, p := range list {
-			shoot(t, front.URL+p.path, p.name, false)
-		}
-		if full {
-			for _, p := range []int{1, 4, 8, 12} {
-				shoot(t, front.URL+list[p].path, list[p].name+"-dark", true)
+			if match, err := regexp.MatchString(*shotsOf, p.name); err != nil || !match {
+				continue
+			}
+			shoot(t, front.URL+p.path, p.name, "1366,768", false)
+			if full {
+				shoot(t, front.URL+p.path, p.name+"-dark", "1366,768", true)
+				shoot(t, front.URL+p.path, p.name+"-narrow", "500,900", false)
 			}
 		}
 	}
 }
 
-func shoot(t *testing.T, page, name string, dark bool) {
+func shoot(t *testing.T, page, name, size string, dark bool) {
 	t.Helper()
-	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars", "--window-size=1366,768", "--user-data-dir=" + t.TempDir(), "--screenshot=" + filepath.Join(*shots, name+".png")}
+	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars", "--window-size=" + size, "--user-data-dir=" + t.TempDir(), "--screenshot=" + filepath.Join(*shots, name+".png")}
 	if dark {
 		args = append(args, "--blink-settings=preferredColorScheme=0")
 	}

@@ -7,11 +7,14 @@
 //     script only turns times into the reader's own zone.
 //   - A page shows text from devices and factories as text (A55): templates
 //     escape by context, and the content security policy allows no inline
-//     script or style and nothing from elsewhere.
+//     script or style and nothing from elsewhere. Characters that do not show but
+//     turn or hide others are named; see text.go.
 //   - A session lives in memory and ends with the token that opened it, after
 //     half an hour without use, or after eight hours. Its cookie is new at every
 //     sign-in, never readable by scripts, and never sent from another site.
 //   - Every page asks the same grants table as the API.
 //
-// Start reading at console.go; pages.go has one function a page.
+// Start reading at console.go, which has the table of pages, and nav.go, which
+// puts them into the parts factory, trust and fleet. There is one function a
+// page: pages.go has those about making, the other files those about the fleet.
 package console

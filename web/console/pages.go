@@ -65,6 +65,9 @@ func (c *console) funcs() template.FuncMap {
 			}
 			return fmt.Sprintf("%d B", n)
 		},
+		"text":   shown,
+		"pretty": pretty,
+		"clip":   clip,
 		"badge": func(word string) template.HTML {
 			return template.HTML(`<span class="badge ` + tone(word) + `">` + template.HTMLEscapeString(word) + `</span>`)
 		},
@@ -84,11 +87,11 @@ func (c *console) funcs() template.FuncMap {
 // tone is the colour class of a state; never the only sign, the word is there too.
 func tone(word string) string {
 	switch word {
-	case "ok", "good", "active", "open", "installed", "ACTIVE":
+	case "ok", "good", "active", "open", "installed", "ACTIVE", "connected", "enabled", "default", "COMPLETED", "SUCCEEDED":
 		return "good"
-	case "warning", "approved", "issued", "PENDING_ACTIVATION", "pending", "reserved":
+	case "warning", "approved", "issued", "pending", "reserved", "deprecated", "PENDING_ACTIVATION", "PENDING_TRANSFER", "BUILDING", "IN_PROGRESS", "DELETION_IN_PROGRESS":
 		return "warn"
-	case "failing", "revoked", "void", "expired", "blocked", "REVOKED":
+	case "failing", "revoked", "void", "expired", "blocked", "used up", "REVOKED", "FAILED", "REJECTED", "TIMED_OUT":
 		return "bad"
 	}
 	return "plain"
@@ -160,6 +163,14 @@ func (c *console) overview(v *view) (string, error) {
 			return "", err
 		}
 	}
+	var running []jobRow
+	if v.can(access.ReadJobs) {
+		items, _, err := c.Backend.Jobs.Jobs(v.r.Context(), v.scope, "IN_PROGRESS", web.Page{Limit: 5})
+		if err != nil {
+			return "", err
+		}
+		running = jobRows(items)
+	}
 	var attention []adminapi.HealthCheck
 	for _, h := range s.Checks {
 		if h.Status != "ok" {
@@ -170,7 +181,7 @@ func (c *console) overview(v *view) (string, error) {
 		{"Open orders", s.OrdersOpen, number(s.UnitsUsed) + " of " + number(s.UnitsOrdered) + " units", "/console/orders?state=open", access.ReadOrders},
 		{"Certificates", s.Certificates, "issued and logged", "/console/certificates", access.ReadCertificates},
 		{"Revoked", s.Revoked, "revoked or held now", "/console/certificates?status=revoked", access.ReadCertificates},
-		{"Things", s.Things, "devices after first boot", "/console/devices", access.ReadDevices},
+		{"Things", s.Things, "devices after first boot", "/console/things", access.ReadThings},
 		{"Stations", s.Stations, "active", "/console/stations", access.ReadStations},
 		{"Log", s.LogSize, "entries", "", ""},
 	}
@@ -179,7 +190,7 @@ func (c *console) overview(v *view) (string, error) {
 			tiles[i].Href = ""
 		}
 	}
-	v.Data = map[string]any{"Summary": s, "Tiles": tiles, "Open": open, "Attention": attention}
+	v.Data = map[string]any{"Summary": s, "Tiles": tiles, "Open": open, "Jobs": running, "Attention": attention, "See": v.sees()}
 	return "overview", nil
 }
 
@@ -240,7 +251,7 @@ func (c *console) devices(v *view) (string, error) {
 	}
 	q := strings.TrimSpace(v.r.URL.Query().Get("q"))
 	items, next, err := c.Backend.Certificates.Certificates(v.r.Context(), v.scope, web.CertificateQuery{Holder: q, Profile: "idevid"}, p)
-	v.Data = map[string]any{"Items": items, "Next": c.nextLink(v, next), "Query": q}
+	v.Data = map[string]any{"Items": items, "Next": c.nextLink(v, next), "Query": q, "See": v.sees()}
 	return "devices", err
 }
 
@@ -251,7 +262,7 @@ func (c *console) device(v *view) (string, error) {
 		return "", err
 	}
 	v.Title = d.Holder
-	v.Data = map[string]any{"Device": d, "Story": story(&d), "SeesThings": access.Can(v.Who.Actor(), access.ReadThings)}
+	v.Data = map[string]any{"Device": d, "Story": story(&d), "See": v.sees()}
 	return "device", nil
 }
 
@@ -397,7 +408,7 @@ func (c *console) certificate(v *view) (string, error) {
 		return "", err
 	}
 	v.Title = "Certificate of " + cert.Holder
-	v.Data = map[string]any{"Cert": cert, "Decoded": decode(cert.Certificate)}
+	v.Data = map[string]any{"Cert": cert, "Decoded": decode(cert.Certificate), "See": v.sees()}
 	return "certificate", nil
 }
 
