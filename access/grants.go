@@ -78,7 +78,12 @@ const (
 	UpdateShadow Action = "shadow.update"
 	DeleteShadow Action = "shadow.delete"
 	ReadLists    Action = "list.read"
-	ReadLog      Action = "log.read"
+
+	MakePlan        Action = "plan.read"
+	ApplyPlan       Action = "plan.apply"
+	ExportDocuments Action = "document.read"
+
+	ReadLog Action = "log.read"
 )
 
 // grants is the one place that says who may do what. What is not here, nobody
@@ -176,6 +181,12 @@ var grants = map[Action][]Role{
 	ReadShadows:  {SecurityOfficer, Auditor, FleetOperator, Platform},
 	UpdateShadow: {SecurityOfficer, FleetOperator, Platform},
 	DeleteShadow: {SecurityOfficer, FleetOperator, Platform},
+
+	// Documents. These let somebody in, and no more: what each document shows and
+	// changes needs the right that its own route needs.
+	MakePlan:        {CMManager, SecurityOfficer, Auditor, FleetOperator, Platform},
+	ApplyPlan:       {CMManager, SecurityOfficer, FleetOperator, Platform},
+	ExportDocuments: {CMManager, SecurityOfficer, Auditor, FleetOperator, Platform},
 }
 
 // Can tells whether the actor may do this in its tenant. Only principals have

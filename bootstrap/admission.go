@@ -36,6 +36,8 @@ type Admission struct {
 	Version       int64 // of the registered certificate's row
 	NotAfter      time.Time
 	Claim         bool // a claim certificate: it provisions, and does nothing else
+
+	known *registry.Known
 }
 
 // JITPPlanner evaluates the template of a registered CA; [provisioner.Planner] does.
@@ -132,9 +134,9 @@ const (
 func (d *Door) admit(ctx context.Context, c *x509.Certificate, tenant string, now time.Time) (a Admission, lasting time.Duration, err error) {
 	id := registry.CertificateID(c.Raw)
 	// 2. A registered one.
-	rec, err := d.cfg.Registry.CertificateAtDoor(ctx, id, tenant)
+	known, err := d.cfg.Registry.AtDoor(ctx, id, tenant)
 	if err == nil {
-		return d.registered(ctx, c, &rec, now)
+		return d.registered(ctx, c, known, now)
 	}
 	if !errors.Is(err, registry.ErrCertificateUnknown) {
 		return a, 0, err
@@ -206,7 +208,9 @@ func (d *Door) issuedHere(ctx context.Context, c *x509.Certificate, now time.Tim
 }
 
 // registered judges a certificate that the registry has.
-func (d *Door) registered(ctx context.Context, c *x509.Certificate, rec *registry.Certificate, now time.Time) (Admission, time.Duration, error) {
+func (d *Door) registered(ctx context.Context, c *x509.Certificate, known *registry.Known, now time.Time) (Admission, time.Duration, error) {
+	row := known.Certificate
+	rec, things := &row, known.Things
 	if rec.Authority != "" {
 		own, err := d.issuedHere(ctx, c, now)
 		if err == nil && (own == nil || own.Authority != rec.Authority || own.Serial != rec.Serial) {
@@ -228,12 +232,17 @@ func (d *Door) registered(ctx context.Context, c *x509.Certificate, rec *registr
 		if err := d.pending(ctx, c, rec, now); err != nil {
 			return Admission{}, waitOf(err), err
 		}
+		var err error
+		if things, err = d.cfg.Registry.CertificateThings(ctx, access.Scope{Tenant: rec.Tenant}, rec.ID); err != nil {
+			return Admission{}, 0, err
+		}
 	}
 	if rec.Status != fleet.Active {
 		return Admission{}, 0, ErrInactive.New("It is %s.", rec.Status)
 	}
-	a, err := d.admission(ctx, c, rec)
-	return a, 0, err
+	a := admission(c, rec, things)
+	a.known = known
+	return a, 0, nil
 }
 
 // waitOf is how long a pending certificate is refused without looking: a device
@@ -282,19 +291,15 @@ func (d *Door) pending(ctx context.Context, c *x509.Certificate, rec *registry.C
 	return ErrParked.New("")
 }
 
-// admission reads for what the certificate acts.
-func (d *Door) admission(ctx context.Context, c *x509.Certificate, rec *registry.Certificate) (Admission, error) {
+// admission says for what the certificate acts.
+func admission(c *x509.Certificate, rec *registry.Certificate, things []registry.Principal) Admission {
 	a := Admission{Tenant: rec.Tenant, CertificateID: rec.ID, Certificate: c, Authority: rec.Authority, Serial: c.SerialNumber.Text(16), Holder: rec.Holder,
 		How: rec.How, Version: rec.Version, NotAfter: c.NotAfter, Claim: rec.How == registry.HowClaimCert}
 	if rec.Authority != "" {
 		a.Serial = rec.Serial.String()
 	}
 	if a.Claim {
-		return a, nil
-	}
-	things, err := d.cfg.Registry.CertificateThings(ctx, access.Scope{Tenant: rec.Tenant}, rec.ID)
-	if err != nil {
-		return Admission{}, err
+		return a
 	}
 	for i := range things {
 		a.Things = append(a.Things, things[i].Thing)
@@ -302,7 +307,7 @@ func (d *Door) admission(ctx context.Context, c *x509.Certificate, rec *registry
 	if len(things) == 1 {
 		a.Thing = things[0].Thing
 	}
-	return a, nil
+	return a
 }
 
 // Recheck asks again whether an admitted certificate may be used, from the
@@ -310,6 +315,9 @@ func (d *Door) admission(ctx context.Context, c *x509.Certificate, rec *registry
 // revocation finds the connection.
 func (d *Door) Recheck(ctx context.Context, a *Admission) error {
 	now := d.now()
+	if a.Authority == "" && a.known != nil && a.known.Stands() && now.Before(a.NotAfter) {
+		return nil // nobody changed anything since
+	}
 	rec, err := d.cfg.Registry.Certificate(ctx, access.Scope{Tenant: a.Tenant}, a.CertificateID)
 	switch {
 	case errors.Is(err, registry.ErrCertificateUnknown):

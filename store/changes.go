@@ -33,6 +33,9 @@ func (db *DB) tellRegistry(ctx context.Context, c registry.Change) {
 	}
 }
 
+// Alone tells that no other process writes to the database.
+func (db *DB) Alone() bool { return db.engine == migrations.SQLite }
+
 const (
 	eventOverlap = 4096      // rows read again, since numbers are given before commits
 	eventsKept   = 64 * 1024 // a node that was away for longer looks at everything anew

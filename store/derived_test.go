@@ -28,7 +28,7 @@ type kept struct {
 func newKept(db *store.DB) *kept {
 	k := &kept{db: db, now: time.UnixMilli(1_800_000_000_000).UTC()}
 	now := func() time.Time { return k.now }
-	k.reg = registry.New(registry.Config{Store: db, Now: now})
+	k.reg = registry.New(registry.Config{Store: db, Alone: db.Alone(), Now: now})
 	k.shadows = shadow.New(shadow.Config{Store: db, Publisher: deaf{}, Now: now})
 	k.presence = presence.New(presence.Config{Store: db, Publisher: deaf{}, Node: "n1", Now: now})
 	return k

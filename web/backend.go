@@ -42,6 +42,7 @@ type Backend struct {
 	Registration Registration
 	Jobs         Jobs
 	Shadows      Shadows
+	Plans        Plans
 	Log          Log
 	Health       Health
 }

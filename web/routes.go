@@ -138,6 +138,10 @@ var routes = []Route{
 	{http.MethodPut, "/api/v1/billing-groups/{group}/things/{thing}", access.PutMember, addToGroup(BillingGroups)},
 	{http.MethodDelete, "/api/v1/billing-groups/{group}/things/{thing}", access.PutMember, removeFromGroup(BillingGroups)},
 
+	{http.MethodPost, "/api/v1/plans", access.MakePlan, (*people).makePlan},
+	{http.MethodPost, "/api/v1/plans/apply", access.ApplyPlan, (*people).applyPlan},
+	{http.MethodGet, "/api/v1/documents/{kind}", access.ExportDocuments, (*people).exportDocuments},
+
 	{http.MethodGet, "/api/v1/lists", access.ReadLists, (*people).listLists},
 	{http.MethodGet, "/api/v1/log", access.ReadLog, (*people).getLog},
 }

@@ -268,6 +268,15 @@ type ClaimRequest struct {
 	Template    string `json:"template"`
 }
 
+// DeclaredDocument defines model for DeclaredDocument.
+type DeclaredDocument struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+
+	// Text The document in YAML.
+	Text string `json:"text"`
+}
+
 // DeprecateRequest defines model for DeprecateRequest.
 type DeprecateRequest struct {
 	// Undo Let new things to the type again.
@@ -366,6 +375,23 @@ type DeviceRevocation struct {
 type DeviceRevokeRequest struct {
 	Note   string `json:"note,omitempty,omitzero"`
 	Reason string `json:"reason"`
+}
+
+// DocumentFile defines model for DocumentFile.
+type DocumentFile struct {
+	// Name As it is told in mistakes.
+	Name string `json:"name"`
+
+	// Text YAML documents, parted by ---.
+	Text string `json:"text"`
+}
+
+// DocumentPage defines model for DocumentPage.
+type DocumentPage struct {
+	Items []DeclaredDocument `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
 }
 
 // Envelope A DSSE envelope of protocol version 1 over an order's canonical body.
@@ -868,6 +894,71 @@ type OrderRequest struct {
 
 	// Stations Stations that may work on it; without them every active one.
 	Stations []string `json:"stations,omitempty,omitzero"`
+}
+
+// Plan defines model for Plan.
+type Plan struct {
+	Applied bool       `json:"applied"`
+	Hash    string     `json:"hash"`
+	Items   []PlanItem `json:"items"`
+
+	// Todo Documents that change something, or changed it.
+	Todo      int `json:"todo"`
+	Unchanged int `json:"unchanged"`
+
+	// Waiting Documents that are left to somebody with another role.
+	Waiting int `json:"waiting"`
+}
+
+// PlanApplyRequest defines model for PlanApplyRequest.
+type PlanApplyRequest struct {
+	Files []DocumentFile `json:"files"`
+
+	// Plan The hash of the plan that was looked at.
+	Plan string `json:"plan"`
+}
+
+// PlanChange defines model for PlanChange.
+type PlanChange struct {
+	// After As JSON; absent if the field will not be there.
+	After string `json:"after,omitempty,omitzero"`
+
+	// Before As JSON; absent if the field was not there.
+	Before string `json:"before,omitempty,omitzero"`
+
+	// Path Below spec.
+	Path string `json:"path"`
+}
+
+// PlanItem defines model for PlanItem.
+type PlanItem struct {
+	// Action create, change or unchanged
+	Action  string       `json:"action"`
+	Changes []PlanChange `json:"changes,omitempty,omitzero"`
+	File    string       `json:"file"`
+	Kind    string       `json:"kind"`
+	Line    int          `json:"line"`
+	Name    string       `json:"name"`
+
+	// Next Commands that it waits for afterwards, such as another person's approval.
+	Next []string `json:"next,omitempty,omitzero"`
+
+	// Notes What else happens.
+	Notes []string `json:"notes,omitempty,omitzero"`
+
+	// Roles The roles that have it.
+	Roles []string `json:"roles,omitempty,omitzero"`
+
+	// Secret Of a new hook, in base64; shown once.
+	Secret string `json:"secret,omitempty,omitzero"`
+
+	// Waits The right that is missing; the document is left to somebody who has it.
+	Waits string `json:"waits,omitempty,omitzero"`
+}
+
+// PlanRequest defines model for PlanRequest.
+type PlanRequest struct {
+	Files []DocumentFile `json:"files"`
 }
 
 // PolicyDecision defines model for PolicyDecision.
@@ -1540,6 +1631,9 @@ type CursorParam = string
 // DeviceParam defines model for deviceParam.
 type DeviceParam = string
 
+// DocumentKindParam defines model for documentKindParam.
+type DocumentKindParam = string
+
 // ExecutionStatusParam defines model for executionStatusParam.
 type ExecutionStatusParam = string
 
@@ -1663,6 +1757,15 @@ type SearchCertificatesParams struct {
 
 // ListClaimsParams defines parameters for ListClaims.
 type ListClaimsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ExportDocumentsParams defines parameters for ExportDocuments.
+type ExportDocumentsParams struct {
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -1936,6 +2039,12 @@ type CreateOrderJSONRequestBody = OrderRequest
 
 // ApproveOrderJSONRequestBody defines body for ApproveOrder for application/json ContentType.
 type ApproveOrderJSONRequestBody = Envelope
+
+// MakePlanJSONRequestBody defines body for MakePlan for application/json ContentType.
+type MakePlanJSONRequestBody = PlanRequest
+
+// ApplyPlanJSONRequestBody defines body for ApplyPlan for application/json ContentType.
+type ApplyPlanJSONRequestBody = PlanApplyRequest
 
 // CreatePolicyJSONRequestBody defines body for CreatePolicy for application/json ContentType.
 type CreatePolicyJSONRequestBody = DevicePolicyRequest
@@ -2443,6 +2552,11 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/devices/{device}/revoke (the `RevokeDevice` operationId).
 	RevokeDevice(ctx context.Context, device DeviceParam, body RevokeDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ExportDocuments The documents of what there is of a kind, without secrets
+	//
+	// Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
+	ExportDocuments(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListFleetCertificates Device certificates that the runtime knows
 	//
 	// Corresponds with GET /api/v1/fleet-certificates (the `ListFleetCertificates` operationId).
@@ -2680,6 +2794,34 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 	ListUnits(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MakePlanWithBody What documents would change; nothing is done
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+	MakePlanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MakePlan What documents would change; nothing is done
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+	MakePlan(ctx context.Context, body MakePlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApplyPlanWithBody Do what a plan of the same documents said, all of it or nothing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+	ApplyPlanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApplyPlan Do what a plan of the same documents said, all of it or nothing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+	ApplyPlan(ctx context.Context, body ApplyPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListPolicies Device policies, without their documents
 	//
@@ -3727,6 +3869,21 @@ func (c *Client) RevokeDevice(ctx context.Context, device DeviceParam, body Revo
 	return c.Client.Do(req)
 }
 
+// ExportDocuments The documents of what there is of a kind, without secrets
+//
+// Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
+func (c *Client) ExportDocuments(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExportDocumentsRequest(c.Server, kind, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListFleetCertificates Device certificates that the runtime knows
 //
 // Corresponds with GET /api/v1/fleet-certificates (the `ListFleetCertificates` operationId).
@@ -4335,6 +4492,74 @@ func (c *Client) OpenOrder(ctx context.Context, order OrderParam, reqEditors ...
 // Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 func (c *Client) ListUnits(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListUnitsRequest(c.Server, order, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MakePlanWithBody What documents would change; nothing is done
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+func (c *Client) MakePlanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMakePlanRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MakePlan What documents would change; nothing is done
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+func (c *Client) MakePlan(ctx context.Context, body MakePlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMakePlanRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApplyPlanWithBody Do what a plan of the same documents said, all of it or nothing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+func (c *Client) ApplyPlanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApplyPlanRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApplyPlan Do what a plan of the same documents said, all of it or nothing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+func (c *Client) ApplyPlan(ctx context.Context, body ApplyPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApplyPlanRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -6886,6 +7111,79 @@ func NewRevokeDeviceRequestWithBody(server string, device DeviceParam, contentTy
 	return req, nil
 }
 
+// NewExportDocumentsRequest constructs an http.Request for the ExportDocuments method
+func NewExportDocumentsRequest(server string, kind DocumentKindParam, params *ExportDocumentsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/documents/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListFleetCertificatesRequest constructs an http.Request for the ListFleetCertificates method
 func NewListFleetCertificatesRequest(server string, params *ListFleetCertificatesParams) (*http.Request, error) {
 	var err error
@@ -8155,6 +8453,86 @@ func NewListUnitsRequest(server string, order OrderParam, params *ListUnitsParam
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewMakePlanRequest calls the generic MakePlan builder with application/json body
+func NewMakePlanRequest(server string, body MakePlanJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewMakePlanRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewMakePlanRequestWithBody constructs an http.Request for the MakePlan method, with any body, and a specified content type
+func NewMakePlanRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/plans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewApplyPlanRequest calls the generic ApplyPlan builder with application/json body
+func NewApplyPlanRequest(server string, body ApplyPlanJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewApplyPlanRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewApplyPlanRequestWithBody constructs an http.Request for the ApplyPlan method, with any body, and a specified content type
+func NewApplyPlanRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/plans/apply")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -11306,6 +11684,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/devices/{device}/revoke (the `RevokeDevice` operationId).
 	RevokeDeviceWithResponse(ctx context.Context, device DeviceParam, body RevokeDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeDeviceResponse, error)
 
+	// ExportDocumentsWithResponse The documents of what there is of a kind, without secrets
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
+	ExportDocumentsWithResponse(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*ExportDocumentsResponse, error)
+
 	// ListFleetCertificatesWithResponse Device certificates that the runtime knows
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11575,6 +11960,34 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 	ListUnitsWithResponse(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*ListUnitsResponse, error)
+
+	// MakePlanWithBodyWithResponse What documents would change; nothing is done
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+	MakePlanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*MakePlanResponse, error)
+
+	// MakePlanWithResponse What documents would change; nothing is done
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+	MakePlanWithResponse(ctx context.Context, body MakePlanJSONRequestBody, reqEditors ...RequestEditorFn) (*MakePlanResponse, error)
+
+	// ApplyPlanWithBodyWithResponse Do what a plan of the same documents said, all of it or nothing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+	ApplyPlanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApplyPlanResponse, error)
+
+	// ApplyPlanWithResponse Do what a plan of the same documents said, all of it or nothing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+	ApplyPlanWithResponse(ctx context.Context, body ApplyPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*ApplyPlanResponse, error)
 
 	// ListPoliciesWithResponse Device policies, without their documents
 	//
@@ -13337,6 +13750,54 @@ func (r RevokeDeviceResponse) ContentType() string {
 	return ""
 }
 
+type ExportDocumentsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DocumentPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ExportDocumentsResponse) GetJSON200() *DocumentPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ExportDocumentsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ExportDocumentsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ExportDocumentsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ExportDocumentsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ExportDocumentsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListFleetCertificatesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -14627,6 +15088,102 @@ func (r ListUnitsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListUnitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type MakePlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Plan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r MakePlanResponse) GetJSON200() *Plan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r MakePlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r MakePlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r MakePlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r MakePlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r MakePlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ApplyPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Plan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ApplyPlanResponse) GetJSON200() *Plan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ApplyPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ApplyPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ApplyPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ApplyPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ApplyPlanResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -17968,6 +18525,19 @@ func (c *ClientWithResponses) RevokeDeviceWithResponse(ctx context.Context, devi
 	return ParseRevokeDeviceResponse(rsp)
 }
 
+// ExportDocumentsWithResponse The documents of what there is of a kind, without secrets
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
+func (c *ClientWithResponses) ExportDocumentsWithResponse(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*ExportDocumentsResponse, error) {
+	rsp, err := c.ExportDocuments(ctx, kind, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseExportDocumentsResponse(rsp)
+}
+
 // ListFleetCertificatesWithResponse Device certificates that the runtime knows
 //
 // Returns a wrapper object for the known response body format(s).
@@ -18464,6 +19034,58 @@ func (c *ClientWithResponses) ListUnitsWithResponse(ctx context.Context, order O
 		return nil, err
 	}
 	return ParseListUnitsResponse(rsp)
+}
+
+// MakePlanWithBodyWithResponse What documents would change; nothing is done
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+func (c *ClientWithResponses) MakePlanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*MakePlanResponse, error) {
+	rsp, err := c.MakePlanWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMakePlanResponse(rsp)
+}
+
+// MakePlanWithResponse What documents would change; nothing is done
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/plans (the `MakePlan` operationId).
+func (c *ClientWithResponses) MakePlanWithResponse(ctx context.Context, body MakePlanJSONRequestBody, reqEditors ...RequestEditorFn) (*MakePlanResponse, error) {
+	rsp, err := c.MakePlan(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMakePlanResponse(rsp)
+}
+
+// ApplyPlanWithBodyWithResponse Do what a plan of the same documents said, all of it or nothing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+func (c *ClientWithResponses) ApplyPlanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApplyPlanResponse, error) {
+	rsp, err := c.ApplyPlanWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApplyPlanResponse(rsp)
+}
+
+// ApplyPlanWithResponse Do what a plan of the same documents said, all of it or nothing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/plans/apply (the `ApplyPlan` operationId).
+func (c *ClientWithResponses) ApplyPlanWithResponse(ctx context.Context, body ApplyPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*ApplyPlanResponse, error) {
+	rsp, err := c.ApplyPlan(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApplyPlanResponse(rsp)
 }
 
 // ListPoliciesWithResponse Device policies, without their documents
@@ -20331,6 +20953,39 @@ func ParseRevokeDeviceResponse(rsp *http.Response) (*RevokeDeviceResponse, error
 	return response, nil
 }
 
+// ParseExportDocumentsResponse parses an HTTP response from a ExportDocumentsWithResponse call
+func ParseExportDocumentsResponse(rsp *http.Response) (*ExportDocumentsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ExportDocumentsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DocumentPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListFleetCertificatesResponse parses an HTTP response from a ListFleetCertificatesWithResponse call
 func ParseListFleetCertificatesResponse(rsp *http.Response) (*ListFleetCertificatesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -21205,6 +21860,72 @@ func ParseListUnitsResponse(rsp *http.Response) (*ListUnitsResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest UnitPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseMakePlanResponse parses an HTTP response from a MakePlanWithResponse call
+func ParseMakePlanResponse(rsp *http.Response) (*MakePlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &MakePlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Plan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseApplyPlanResponse parses an HTTP response from a ApplyPlanWithResponse call
+func ParseApplyPlanResponse(rsp *http.Response) (*ApplyPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ApplyPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Plan
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -116,7 +116,7 @@ func New(t testing.TB, o Options) *Door {
 		now = o.Clock.Now
 	}
 	d := &Door{Fixture: catest.Open(t, catest.Config{URL: o.URL, Now: now})}
-	d.Registry = registry.New(registry.Config{Store: d.DB, Now: now})
+	d.Registry = registry.New(registry.Config{Store: d.DB, Alone: d.DB.Alone(), Now: now})
 	d.Planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: d.DB, Now: now})
 	t.Cleanup(d.Planner.Close)
 	d.Set = crl.NewSet(crl.SetConfig{Feed: d.DB, Now: now})

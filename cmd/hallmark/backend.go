@@ -80,7 +80,7 @@ func (b *backend) web() web.Backend {
 	b.facts, b.counts = map[listKey]listFacts{}, map[string]keptCounts{}
 	b.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: b.db, Log: b.log, Now: b.now})
 	b.approvers = b.pinned()
-	return web.Backend{Orders: b, Stations: b, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Shadows: b, Log: b, Health: b}
+	return web.Backend{Orders: b, Stations: b, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Shadows: b, Plans: b.plans(), Log: b, Health: b}
 }
 
 // ceremony prepares a step with the key of an issuing authority.

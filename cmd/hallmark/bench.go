@@ -109,7 +109,7 @@ func (b *benchRun) wait(ctx context.Context, more ...func(context.Context) error
 	if b.dir == "" {
 		return errUsage{errors.New("--serve needs --dir")}
 	}
-	tuneGC()
+	tuneGC(ctx)
 	if b.database == "sqlite" {
 		b.database = ""
 	}

@@ -104,7 +104,7 @@ func (b *benchMQTT) register(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.AttachPolicy(ctx, main, registry.CertificateTarget(cert.ID), name); err != nil || b.count == 0 {
+		if err := r.AttachPolicy(ctx, main, registry.CertificateTarget(cert.ID), name); err != nil {
 			return err
 		}
 		thing := fleet.ThingName(c.Subject.CommonName)

@@ -67,6 +67,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		fmt.Fprintln(errOut, "Try: hallmark --help")
 		return exitUsage
 	}
+	var code errExit
+	if errors.As(err, &code) {
+		return int(code)
+	}
 	if !errors.Is(err, errSilent) {
 		g.complain(err)
 	}

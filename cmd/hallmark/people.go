@@ -19,7 +19,7 @@ import (
 // openBootstrap makes the devices' door: the gate that knows certificates, the
 // registry, the planner with templates and hooks, and first boot.
 func (s *Server) openBootstrap() error {
-	s.reged = registry.New(registry.Config{Store: s.db, Now: s.now})
+	s.reged = registry.New(registry.Config{Store: s.db, Alone: s.db.Alone(), Now: s.now})
 	s.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: s.db, Log: s.log, Now: s.now})
 	s.gate = bootstrap.NewGate(bootstrap.GateConfig{CA: s.ca, Records: s.db, Registry: s.reged, Revoked: s.set, Log: s.log, Now: s.now})
 	boot := bootstrap.Config{Gate: s.gate, Issuer: s.ca, Planner: s.planner, Registry: s.reged, Records: s.db, NonceKey: s.box.MAC("bootstrap-nonce"), Log: s.log, Now: s.now}

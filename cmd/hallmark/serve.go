@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -488,13 +489,29 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// tuneGC trades memory for time: the heap of the service is some tens of
-// megabytes, so collecting at four times the live size costs little and saves a
-// tenth of the CPU of an issuance. GOGC overrides it.
-func tuneGC() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(300)
+// tuneGC trades memory for time while the heap is small: collecting at four times
+// the live size costs some tens of megabytes and saves a tenth of the CPU of an
+// issuance. With thousands of connections Go's own pace is right. GOGC overrides it.
+func tuneGC(ctx context.Context) {
+	if os.Getenv("GOGC") != "" {
+		return
 	}
+	now := 300
+	debug.SetGCPercent(now)
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	go func() {
+		for every(ctx, 5*time.Second) {
+			metrics.Read(live)
+			want := 300
+			if live[0].Value.Uint64() > 32<<20 {
+				want = 100
+			}
+			if want != now {
+				now = want
+				debug.SetGCPercent(now)
+			}
+		}
+	}()
 }
 
 func newServeCmd(g *globals) *cobra.Command {
@@ -508,7 +525,7 @@ func newServeCmd(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			tuneGC()
+			tuneGC(cmd.Context())
 			log := newLogger(g.Err, cfg.LogLevel)
 			s, err := newServer(cmd.Context(), cfg, serverOptions{Log: log, Now: g.Now, AcceptClock: accept})
 			if err != nil {

@@ -160,8 +160,16 @@ func (s *Service) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			s.last(ctx)
 			return
 		case <-s.wake:
+		}
+		// A fleet that comes back at once shares commits.
+		select {
+		case <-ctx.Done():
+			s.last(ctx)
+			return
+		case <-time.After(gatherFor):
 		}
 		if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
 			s.log.ErrorContext(ctx, "presence was not written; trying again", "error", err)
@@ -174,12 +182,24 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
+// last writes what was heard before the end.
+func (s *Service) last(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := s.Flush(ctx); err != nil {
+		s.log.WarnContext(ctx, "the last presence was not written; the next start says that this one ended", "error", err)
+	}
+}
+
 func (s *Service) poke() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
+
+// gatherFor is how long what was heard waits for more.
+const gatherFor = 100 * time.Millisecond
 
 // chunk is how many states one transaction writes.
 const chunk = 200

@@ -157,25 +157,6 @@ func (r *Registry) Certificate(ctx context.Context, s access.Scope, id string) (
 	return r.store.Certificate(ctx, s, id)
 }
 
-// CertificateAtDoor finds the certificate that a connection showed. tenant is the
-// one of the server name that the device asked for, or "": only a certificate
-// that several tenants have needs it.
-func (r *Registry) CertificateAtDoor(ctx context.Context, id, tenant string) (Certificate, error) {
-	all, err := r.store.CertificatesByID(ctx, id)
-	if err != nil {
-		return Certificate{}, err
-	}
-	if len(all) == 1 && (tenant == "" || all[0].Tenant == tenant) {
-		return all[0], nil
-	}
-	for _, c := range all {
-		if c.Tenant == tenant {
-			return c, nil
-		}
-	}
-	return Certificate{}, ErrCertificateUnknown.New("")
-}
-
 // Certificates lists device certificates in pages.
 func (r *Registry) Certificates(ctx context.Context, s access.Scope, q CertificateQuery) ([]Certificate, error) {
 	q.Limit = pageSize(q.Limit)

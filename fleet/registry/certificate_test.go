@@ -24,7 +24,7 @@ func both(t *testing.T, f func(t *testing.T, x *catest.Fixture, r *registry.Regi
 	for name, url := range map[string]func(t *testing.T) string{"sqlite": func(*testing.T) string { return "" }, "postgres": func(t *testing.T) string { return storetest.Postgres(t) }} {
 		t.Run(name, func(t *testing.T) {
 			x := catest.Open(t, catest.Config{URL: url(t)})
-			f(t, x, registry.New(registry.Config{Store: x.DB}))
+			f(t, x, registry.New(registry.Config{Store: x.DB, Alone: x.DB.Alone()}))
 		})
 	}
 }
@@ -143,7 +143,7 @@ func TestTransfer_MovesACertificateThatNothingHoldsS25(t *testing.T) {
 		}
 		_, err = r.Certificate(ctx, main, c.ID)
 		is(t, err, registry.ErrCertificateUnknown)
-		if at, err := r.CertificateAtDoor(ctx, c.ID, ""); err != nil || at.Tenant != other.Tenant {
+		if at, err := r.AtDoor(ctx, c.ID, ""); err != nil || at.Certificate.Tenant != other.Tenant {
 			t.Errorf("%+v %v", at, err)
 		}
 		// One of ours stays with its authority.
@@ -198,9 +198,9 @@ func TestS23_RegistrationIsUniqueAcrossTenantsUnlessProven(t *testing.T) {
 		is(t, err, registry.ErrCertificateElsewhere)
 		_, err = r.PutCertificate(ctx, c, true)
 		ok(t, err)
-		_, err = r.CertificateAtDoor(ctx, c.ID, "")
+		_, err = r.AtDoor(ctx, c.ID, "")
 		is(t, err, registry.ErrCertificateUnknown)
-		if at, err := r.CertificateAtDoor(ctx, c.ID, other.Tenant); err != nil || at.Tenant != other.Tenant {
+		if at, err := r.AtDoor(ctx, c.ID, other.Tenant); err != nil || at.Certificate.Tenant != other.Tenant {
 			t.Errorf("%+v %v", at, err)
 		}
 		// INACTIVE first, then it goes.

@@ -47,6 +47,7 @@ func (c *changes) note(ch Change) {
 	switch {
 	case ch.Certificate != "":
 		c.certificate(ch.Tenant, ch.Certificate).Add(1)
+		c.certificate("", ch.Certificate).Add(1) // whoever does not know whose it is
 	case ch.Thing != "":
 		c.thing(ch.Tenant, ch.Thing).Add(1)
 	case ch.Tenant == "":

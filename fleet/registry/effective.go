@@ -33,17 +33,17 @@ func (r *Registry) EffectivePolicies(ctx context.Context, s access.Scope, id str
 	if err != nil {
 		return nil, err
 	}
-	return r.effective(ctx, s, id, things)
+	rows, err := r.things(ctx, s, things)
+	if err != nil {
+		return nil, err
+	}
+	return r.effective(ctx, s, id, rows)
 }
 
-func (r *Registry) effective(ctx context.Context, s access.Scope, id string, things []Principal) (out []EffectivePolicy, err error) {
+func (r *Registry) effective(ctx context.Context, s access.Scope, id string, things []Thing) (out []EffectivePolicy, err error) {
 	targets := []string{CertificateTarget(id)}
-	for _, p := range things {
-		t, err := r.store.Thing(ctx, s, p.Thing.Fold())
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range t.Groups {
+	for i := range things {
+		for _, name := range things[i].Groups {
 			chain, err := r.ancestors(ctx, s, name)
 			if err != nil {
 				return nil, err
@@ -174,22 +174,10 @@ type Binding struct {
 
 // bound is an answer with the counters that it depends on.
 type bound struct {
+	standing
 	set   *policy.Bound
 	thing fleet.ThingName
-	on    []*atomic.Uint64
-	seen  []uint64
 }
-
-func (b *bound) stands() bool {
-	for i, n := range b.on {
-		if n.Load() != b.seen[i] {
-			return false
-		}
-	}
-	return true
-}
-
-func (b *bound) depend(n *atomic.Uint64) { b.on, b.seen = append(b.on, n), append(b.seen, n.Load()) }
 
 // Bind finds what a connection may do.
 func (r *Registry) Bind(ctx context.Context, c Connection) (*Binding, error) {
@@ -244,71 +232,34 @@ func (b *Binding) current() *policy.Bound {
 	return next.set
 }
 
-// look reads what is true now. The counters are read before the rows, so that a
-// change in between makes the answer outdated and not wrong.
+// look reads what is true now.
 func (b *Binding) look(ctx context.Context) (*bound, error) {
 	r, s, next := b.r, access.Scope{Tenant: b.c.Tenant}, &bound{}
 	next.depend(r.changes.tenant(s.Tenant))
 	next.depend(r.changes.certificate(s.Tenant, b.id))
-	c, err := r.store.Certificate(ctx, s, b.id)
+	k, err := r.know(ctx, s, b.id)
 	if errors.Is(err, ErrCertificateUnknown) {
 		return next, nil // nothing is allowed
 	}
 	if err != nil {
 		return nil, err
 	}
-	if !c.Usable(r.now()) {
+	next.on, next.seen = slices.Clone(k.on), slices.Clone(k.seen)
+	if k.set == nil || !k.Certificate.Usable(r.now()) {
 		return next, nil
 	}
-	things, err := r.store.CertificateThings(ctx, s, b.id)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range things {
-		next.depend(r.changes.thing(s.Tenant, p.Thing.Fold()))
-	}
-	if c.How != HowClaimCert { // whose identifiers are kept apart
-		foreign, err := r.foreign(ctx, s, next, b.c.ClientID, things)
+	if k.Certificate.How != HowClaimCert { // whose identifiers are kept apart
+		foreign, err := r.foreign(ctx, s, next, b.c.ClientID, k.Things)
 		if err != nil || foreign {
 			return next, err
 		}
 	}
 	at := b.base
 	at.ClientID, at.SourceIP, at.DomainName, at.PersistentConnect, at.LastWill = b.c.ClientID, b.c.SourceIP, b.c.DomainName, b.c.Persistent, b.c.LastWill
-	t, found, err := r.connectionThing(ctx, s, things, b.c.ClientID)
-	if err != nil {
-		return nil, err
-	}
-	if found {
+	if t := connectionThing(k.Things, k.rows, b.c.ClientID); t != nil {
 		next.thing = t.Name
 		at.Thing = policy.Thing{Name: string(t.Name), Type: t.Type, Attributes: t.Attributes, Attached: true}
 	}
-	list, err := r.effective(ctx, s, b.id, things)
-	if err != nil {
-		return nil, err
-	}
-	set, err := r.sets.compile(list)
-	if err != nil {
-		return nil, err
-	}
-	next.set = set.Bind(at)
+	next.set = k.set.Bind(at)
 	return next, nil
-}
-
-// foreign tells whether a client identifier is the name of a thing that the
-// certificate does not act for. A device may add a number to its thing's name, and
-// sensor with the number 1 must not be taken for the thing sensor-1: neither by a
-// policy that asks for the client identifier, nor by the broker, where it would end
-// the other's session (S25, A69).
-func (r *Registry) foreign(ctx context.Context, s access.Scope, b *bound, client string, things []Principal) (bool, error) {
-	if client == "" || slices.ContainsFunc(things, func(p Principal) bool { return string(p.Thing) == client }) {
-		return false, nil
-	}
-	name := fleet.ThingName(client)
-	b.depend(r.changes.thing(s.Tenant, name.Fold()))
-	_, err := r.store.Thing(ctx, s, name.Fold())
-	if errors.Is(err, ErrThingUnknown) {
-		return false, nil
-	}
-	return err == nil, err
 }

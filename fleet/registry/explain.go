@@ -52,17 +52,17 @@ func (r *Registry) Explain(ctx context.Context, s access.Scope, q Question) (Exp
 	if out.ClientID == "" && len(things) > 0 {
 		out.ClientID = string(things[0].Thing)
 	}
-	t, found, err := r.connectionThing(ctx, s, things, out.ClientID)
+	rows, err := r.things(ctx, s, things)
 	if err != nil {
 		return out, err
 	}
 	at := policy.ContextFromCertificate(cert)
 	at.ClientID, at.SourceIP, at.DomainName, at.PersistentConnect, at.LastWill = out.ClientID, q.SourceIP, q.DomainName, q.Persistent, q.LastWill
-	if found {
+	if t := connectionThing(things, rows, out.ClientID); t != nil {
 		out.Thing = string(t.Name)
 		at.Thing = policy.Thing{Name: string(t.Name), Type: t.Type, Attributes: t.Attributes, Attached: true}
 	}
-	if out.Policies, err = r.effective(ctx, s, c.ID, things); err != nil {
+	if out.Policies, err = r.effective(ctx, s, c.ID, rows); err != nil {
 		return out, err
 	}
 	set, err := r.sets.compile(out.Policies)
@@ -71,16 +71,4 @@ func (r *Registry) Explain(ctx context.Context, s access.Scope, q Question) (Exp
 	}
 	out.Decision = set.Explain(&at, q.Action, q.Resource)
 	return out, nil
-}
-
-// connectionThing finds the thing of a connection: the certificate's exclusive
-// one, else the one that is named like the client id.
-func (r *Registry) connectionThing(ctx context.Context, s access.Scope, things []Principal, client string) (t Thing, found bool, err error) {
-	for _, p := range things {
-		if p.Kind == Exclusive || string(p.Thing) == client {
-			t, err = r.store.Thing(ctx, s, p.Thing.Fold())
-			return t, err == nil, err
-		}
-	}
-	return t, false, nil
 }

@@ -173,7 +173,7 @@ func TestBind_FollowsEveryChangeAtOnce(t *testing.T) {
 func TestBind_FollowsOtherNodes(t *testing.T) {
 	url := storetest.Postgres(t)
 	x := catest.Open(t, catest.Config{URL: url})
-	r := registry.New(registry.Config{Store: x.DB})
+	r := registry.New(registry.Config{Store: x.DB, Alone: x.DB.Alone()})
 	far, err := store.Open(t.Context(), store.Config{URL: url, Seal: x.Box})
 	ok(t, err)
 	t.Cleanup(func() { far.Close() })
@@ -184,7 +184,7 @@ func TestBind_FollowsOtherNodes(t *testing.T) {
 	id, b := site(t, r)
 	_, err = r.CreatePolicy(ctx, registry.Policy{Tenant: main.Tenant, Name: "own", Document: document("Allow", "iot:Connect", "client/*")})
 	ok(t, err)
-	there, start := registry.New(registry.Config{Store: far}), time.Now()
+	there, start := registry.New(registry.Config{Store: far, Alone: far.Alone()}), time.Now()
 	for _, attach := range []bool{true, false} {
 		change := there.DetachPolicy
 		if attach {
@@ -239,7 +239,7 @@ func TestAttachPolicy_TakesTenAndNoDynamicGroup(t *testing.T) {
 
 func BenchmarkBind(b *testing.B) {
 	f := catest.Open(b, catest.Config{})
-	r := registry.New(registry.Config{Store: f.DB})
+	r := registry.New(registry.Config{Store: f.DB, Alone: f.DB.Alone()})
 	maker := newCA(b, "maker")
 	leaf := maker.leaf("d")
 	c, err := r.PutCertificate(b.Context(), registry.NewCertificate(main.Tenant, leaf, registry.HowBYOC, fleet.Active), true)
@@ -279,7 +279,7 @@ func bind(b *testing.B, r *registry.Registry, leaf *x509.Certificate) (x *regist
 func TestS32_PoliciesAttachmentsAndCAsAreSealed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.db")
 	x := catest.Open(t, catest.Config{URL: file})
-	r := registry.New(registry.Config{Store: x.DB})
+	r := registry.New(registry.Config{Store: x.DB, Alone: x.DB.Alone()})
 	ctx := t.Context()
 	id, _ := site(t, r)
 	leaf := newCA(t, "maker").leaf("e")

@@ -94,6 +94,10 @@ type Store interface {
 // Config makes a Registry.
 type Config struct {
 	Store Store
+	// Alone says that this process hears of every change when it is made, since no
+	// other node writes to the database. Then what connections ask for is
+	// remembered until it changes.
+	Alone bool
 	Now   func() time.Time
 }
 
@@ -101,8 +105,10 @@ type Config struct {
 type Registry struct {
 	store   Store
 	now     func() time.Time
+	alone   bool
 	changes changes
 	sets    sets
+	knowns  knowns
 }
 
 // New makes a Registry.
@@ -110,7 +116,7 @@ func New(cfg Config) *Registry {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	r := &Registry{store: cfg.Store, now: cfg.Now}
+	r := &Registry{store: cfg.Store, now: cfg.Now, alone: cfg.Alone}
 	r.changes.init()
 	r.sets.init()
 	r.store.OnRegistryChange(r.changes.note)

@@ -28,7 +28,7 @@ var main = access.Scope{Tenant: access.DefaultTenant}
 
 func open(t *testing.T) (*catest.Fixture, *registry.Registry) {
 	f := catest.New(t)
-	return f, registry.New(registry.Config{Store: f.DB})
+	return f, registry.New(registry.Config{Store: f.DB, Alone: f.DB.Alone()})
 }
 
 func serialOf(c *x509.Certificate) ca.Serial {
@@ -107,7 +107,7 @@ func TestS22_OneOfManyDevicesGetsTheThing(t *testing.T) {
 
 func oneOfMany(t *testing.T, url string) {
 	f := catest.Open(t, catest.Config{URL: url})
-	r := registry.New(registry.Config{Store: f.DB})
+	r := registry.New(registry.Config{Store: f.DB, Alone: f.DB.Alone()})
 	const n = 12
 	serials := make([]ca.Serial, n)
 	for i := range serials {
@@ -173,7 +173,7 @@ func TestList_FindsByAttributePrefixInPages(t *testing.T) {
 
 func findByPrefix(t *testing.T, url string) {
 	f := catest.Open(t, catest.Config{URL: url})
-	r := registry.New(registry.Config{Store: f.DB})
+	r := registry.New(registry.Config{Store: f.DB, Alone: f.DB.Alone()})
 	for i, v := range []string{"hall-1/a", "hall-1/b", "hall-2", "Hall-1", "hall-10", "hall-1%", "hall_1", "hall-1/é"} {
 		put(t, f, r, thing(fmt.Sprintf("t-%d", i), fmt.Sprintf("SN-%d", i), "site", v, "n", "same"))
 	}
@@ -276,7 +276,7 @@ func TestS32_FsckNamesWhatAnotherWriterDid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "x.db")
 			f := catest.Open(t, catest.Config{URL: file})
-			r := registry.New(registry.Config{Store: f.DB})
+			r := registry.New(registry.Config{Store: f.DB, Alone: f.DB.Alone()})
 			for _, n := range []string{"1", "2"} {
 				f.IssueIDevID(t, "SN-"+n)
 				put(t, f, r, thing("press-"+n, "SN-"+n, "site", "A"))

@@ -26,7 +26,7 @@ const APIVersion = "hallmark/v1"
 const (
 	MaxDocuments = 500
 	MaxFiles     = 500
-	maxDepth     = 48
+	maxDepth     = 30 // what strictjson takes of JSON
 	maxName      = 128
 	maxFindings  = 200
 )
@@ -47,6 +47,7 @@ type Document struct {
 	Line int
 
 	lines map[string]int // of the paths below spec
+	raw   []int          // of the lines of the spec's JSON
 }
 
 // Finding is one mistake.
@@ -83,17 +84,27 @@ func (d *Document) finding(err error) Finding {
 	if d.Kind != nil {
 		g.Kind = d.Kind.Name()
 	}
-	// The nearest place that the path names.
-	if path, ok := f.Members["path"].(string); ok && d.lines != nil {
-		for path != "" {
-			if line, ok := d.lines[path]; ok {
+	// The nearest place that the path names; what judges a body counts from there.
+	if path, ok := f.Members["path"].(string); ok && path != "" {
+		for _, prefix := range []string{"", "body.", "document."} {
+			if line := d.nearest(prefix + path); line > 0 {
 				g.Line = line
 				break
 			}
-			path = path[:max(strings.LastIndexAny(path, ".["), 0)]
 		}
 	}
 	return g
+}
+
+// nearest is the line of a path, or of what holds it; 0 if there is neither.
+func (d *Document) nearest(path string) int {
+	for path != "" {
+		if line, ok := d.lines[path]; ok {
+			return line
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return 0
 }
 
 // Parse reads the documents of all files. Its error is [ErrRefused] with every
@@ -212,7 +223,7 @@ func (p *parser) document(file string, root *yaml.Node) {
 	} else if spec.Kind != yaml.MappingNode {
 		p.fail(&d, spec.Line, ErrField.New("spec is not a mapping."))
 	} else {
-		d.lines = map[string]int{}
+		d.lines, d.raw = map[string]int{}, []int{spec.Line}
 		p.value(&d, spec, "", &raw, 0)
 	}
 	if len(p.found) > before {
@@ -220,7 +231,8 @@ func (p *parser) document(file string, root *yaml.Node) {
 	}
 	spec, err := d.Kind.Decode(raw.Bytes())
 	if err != nil {
-		p.fail(&d, 0, inSpec(err))
+		line, err := d.inSpec(err)
+		p.fail(&d, line, err)
 		return
 	}
 	d.Spec = spec
@@ -234,21 +246,24 @@ func (p *parser) document(file string, root *yaml.Node) {
 }
 
 // inSpec says a fault of the strict decoder in the words of documents: its line
-// and column are those of JSON that nobody wrote.
-func inSpec(err error) error {
+// and column are those of JSON that nobody wrote, each key of which is on a line of
+// its own.
+func (d *Document) inSpec(err error) (line int, out error) {
 	f := fault.From(err)
-	path, ok := f.Members["path"].(string)
+	at, ok := f.Members["line"].(int)
+	path, _ := f.Members["path"].(string)
 	if !ok {
-		return err
+		return 0, err
 	}
-	if _, ok := f.Members["line"]; !ok {
-		return err
+	if at > 0 && at <= len(d.raw) {
+		line = d.raw[at-1]
 	}
-	detail := f.Detail
-	if i := strings.LastIndex(detail, ": "); i >= 0 {
-		detail = detail[i+2:]
+	where := "spec"
+	if path != "" {
+		where += "." + path
 	}
-	return ErrField.Wrap(err, "spec.%s: %s", path, detail).With("path", path)
+	detail := strings.TrimPrefix(f.Detail, fmt.Sprintf("Line %d, column %v, in %s: ", at, f.Members["column"], strictjson.Path(path)))
+	return line, ErrField.Wrap(err, "%s: %s", where, detail)
 }
 
 // mapping reads a mapping with known keys.
@@ -305,6 +320,7 @@ func (p *parser) value(d *Document, n *yaml.Node, path strictjson.Path, out *byt
 			if len(seen) > 1 {
 				out.WriteByte(',')
 			}
+			d.newLine(out, k.Line)
 			writeText(out, k.Value)
 			out.WriteByte(':')
 			p.value(d, n.Content[i+1], path.Key(k.Value), out, depth+1)
@@ -317,6 +333,7 @@ func (p *parser) value(d *Document, n *yaml.Node, path strictjson.Path, out *byt
 			if i > 0 {
 				out.WriteByte(',')
 			}
+			d.newLine(out, c.Line)
 			p.value(d, c, path.Index(i), out, depth+1)
 		}
 		out.WriteByte(']')
@@ -346,6 +363,12 @@ func (p *parser) scalar(d *Document, n *yaml.Node, path strictjson.Path, out *by
 	default:
 		p.fail(d, n.Line, ErrForm.New("%s has the tag %s.", path, strictjson.Quote(tag)))
 	}
+}
+
+// newLine begins a line of the spec's JSON, for something at a line of the file.
+func (d *Document) newLine(out *bytes.Buffer, line int) {
+	out.WriteByte('\n')
+	d.raw = append(d.raw, line)
 }
 
 func writeText(out *bytes.Buffer, s string) {

@@ -2,8 +2,8 @@ package declare
 
 import "hallmark/internal/fault"
 
-// The faults of documents and plans. All but the last five are found in files and
-// come inside ErrRefused.
+// The faults of documents and plans. Those above ErrRefused are about a place in a
+// file and come inside it, with what the kinds themselves refuse.
 var (
 	ErrYAML      = fault.Define(fault.Invalid, "declare-yaml", "The file is not YAML that can be read.", "Correct the line named; tabs do not indent.")
 	ErrForm      = fault.Define(fault.Invalid, "declare-form", "The document uses a part of YAML that is not taken here.", "Write plain mappings, lists and scalars: no anchors, aliases, merge keys or tags, and quote what is no plain number, true or false.")

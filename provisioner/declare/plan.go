@@ -230,7 +230,10 @@ func (p *Planner) read(files []File) ([]Document, error) {
 		if r := rank[a.Kind.Name()] - rank[b.Kind.Name()]; r != 0 {
 			return r
 		}
-		return depth(&a) - depth(&b)
+		if r := depth(&a) - depth(&b); r != 0 {
+			return r
+		}
+		return strings.Compare(a.Name, b.Name)
 	})
 	return docs, nil
 }

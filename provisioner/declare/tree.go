@@ -185,3 +185,10 @@ func digits(s string) int {
 }
 
 func same(a, b any) bool { return reflect.DeepEqual(a, b) }
+
+// Equal tells whether two specs say the same.
+func Equal(a, b Spec) bool {
+	x, errX := tree(a)
+	y, errY := tree(b)
+	return errX == nil && errY == nil && same(x, y)
+}

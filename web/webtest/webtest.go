@@ -172,7 +172,7 @@ func New(t testing.TB, now func() time.Time) *Service {
 // Backend is the fake as a backend.
 func (s *Service) Backend() web.Backend {
 	f := s.Fake
-	return web.Backend{Orders: f, Stations: f, Certificates: f, Trust: f, Authorities: f, Registry: f, Things: f, ThingTypes: f, Groups: f, Policies: f, Registration: f, Jobs: f, Shadows: f, Log: f, Health: f}
+	return web.Backend{Orders: f, Stations: f, Certificates: f, Trust: f, Authorities: f, Registry: f, Things: f, ThingTypes: f, Groups: f, Policies: f, Registration: f, Jobs: f, Shadows: f, Plans: f, Log: f, Health: f}
 }
 
 // Fake is every part of a [web.Backend].

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+
+	"hallmark/access"
+	"hallmark/api/adminapi"
+	"hallmark/bootstrap"
+	"hallmark/fleet/registry"
+	"hallmark/provisioner/declare"
+	"hallmark/web"
+)
+
+// planAPI answers for documents; package declare makes the plans of them.
+type planAPI struct{ planner *declare.Planner }
+
+var _ web.Plans = planAPI{}
+
+func (b *backend) plans() web.Plans {
+	// Without a log of its own: a plan tries what it shows.
+	quiet := registrationAPI{backend: b, byoc: bootstrap.NewBYOC(bootstrap.BYOCConfig{CA: b.ca, Registry: b.reg, Now: b.now})}
+	return planAPI{declare.New(declare.Config{
+		Kinds: []declare.Kind{hookKind{b}, templateKind{b}, fleetTemplateKind{b}, policyKind{policyAPI{b}}, thingTypeKind{b},
+			groupDocKind{b, registry.ThingGroup}, groupDocKind{b, registry.BillingGroup}, registeredCAKind{quiet}, registrationKind{quiet}, orderKind{b}},
+		Atomic: b.db.Atomic, Log: b.log,
+	})}
+}
+
+func declaredFiles(in []adminapi.DocumentFile) []declare.File {
+	return mapped(in, func(f *adminapi.DocumentFile) declare.File { return declare.File{Name: f.Name, Text: f.Text} })
+}
+
+func planView(p *declare.Plan) adminapi.Plan {
+	v := adminapi.Plan{Hash: p.Hash, Applied: p.Applied}
+	v.Todo, v.Waiting, v.Unchanged = p.Count()
+	v.Items = mapped(p.Items, func(i *declare.Item) adminapi.PlanItem {
+		return adminapi.PlanItem{Kind: i.Kind, Name: i.Name, File: i.File, Line: i.Line, Action: i.Action, Notes: i.Notes, Next: i.Next, Waits: i.Waits, Roles: i.Roles, Secret: i.Secret,
+			Changes: mapped(i.Changes, func(c *declare.Change) adminapi.PlanChange {
+				return adminapi.PlanChange{Path: c.Path, Before: c.Before, After: c.After}
+			})}
+	})
+	return v
+}
+
+// MakePlan implements [web.Plans].
+func (a planAPI) MakePlan(ctx context.Context, by access.Actor, r adminapi.PlanRequest) (adminapi.Plan, error) {
+	p, err := a.planner.Plan(ctx, by, declaredFiles(r.Files))
+	return planView(&p), err
+}
+
+// ApplyPlan implements [web.Plans].
+func (a planAPI) ApplyPlan(ctx context.Context, by access.Actor, r adminapi.PlanApplyRequest) (adminapi.Plan, error) {
+	p, err := a.planner.Apply(ctx, by, declaredFiles(r.Files), r.Plan)
+	return planView(&p), err
+}
+
+// ExportDocuments implements [web.Plans].
+func (a planAPI) ExportDocuments(ctx context.Context, by access.Actor, kind string, p web.Page) ([]adminapi.DeclaredDocument, string, error) {
+	items, next, err := a.planner.Export(ctx, by, kind, p.After, p.Limit)
+	return mapped(items, func(w *declare.Written) adminapi.DeclaredDocument {
+		return adminapi.DeclaredDocument{Kind: w.Kind, Name: w.Name, Text: w.Text}
+	}), next, err
+}
