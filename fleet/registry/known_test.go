@@ -92,6 +92,8 @@ func TestAtDoor_RemembersUntilSomethingChanges(t *testing.T) {
 			}, func(k *registry.Known, b *registry.Binding) bool { return len(k.Things) == 1 }},
 			{"the thing is detached", func() error { return r.Detach(ctx, main, fleet.ThingName(name), c.ID) },
 				func(k *registry.Known, b *registry.Binding) bool { return len(k.Things) == 0 && b.Thing() == "" }},
+			{"the thing is attached again", func() error { return r.Attach(ctx, main, fleet.ThingName(name), c.ID, registry.Exclusive, false) },
+				func(k *registry.Known, b *registry.Binding) bool { return len(k.Things) == 1 && may(b, "one-"+name) }},
 			{"another tenant has it too", func() error {
 				_, err := r.PutCertificate(ctx, registry.NewCertificate(other.Tenant, leaf, registry.HowBYOC, fleet.Inactive), true)
 				return err
