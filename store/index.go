@@ -146,9 +146,10 @@ func (db *DB) indexRows(ctx context.Context, tenant, folded string) (out []regis
 
 // scanIndex takes a number that somebody else spoilt for one that nothing equals,
 // so that the row goes with the next change and fsck names it before.
-func scanIndex(row row) (r registry.Row, err error) {
+// before are the columns in front.
+func scanIndex(row row, before ...any) (r registry.Row, err error) {
 	var n any
-	err = row.Scan(&r.Field, &r.Text, &n)
+	err = row.Scan(append(before, &r.Field, &r.Text, &n)...)
 	switch n := n.(type) {
 	case nil:
 	case float64:

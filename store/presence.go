@@ -4,7 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hallmark/access"
@@ -27,13 +30,19 @@ func presenceFields(s *presence.State) [][]byte {
 		strconv.AppendInt(nil, int64(flag(s.Connected)), 10), strconv.AppendInt(nil, millis(s.At), 10), []byte(s.Reason)}
 }
 
-func (db *DB) scanPresence(r row) (s presence.State, err error) {
-	var folded string
+func (db *DB) scanPresence(r row) (presence.State, error) {
+	s, _, err := db.scanPresenceOf(r)
+	return s, err
+}
+
+// scanPresenceOf also gives the folded name under which the row is found, whatever
+// the row says.
+func (db *DB) scanPresenceOf(r row) (s presence.State, folded string, err error) {
 	var at int64
 	var connected int
 	var mac []byte
 	if err := r.Scan(&s.Tenant, &s.Client, &folded, (*string)(&s.Thing), &s.Certificate, &s.Node, &s.Session, &connected, &at, &s.Reason, &mac); err != nil {
-		return s, err
+		return s, folded, err
 	}
 	s.Connected, s.At = connected == 1, timeOf(at)
 	err = db.cfg.Seal.Verify(mac, "presence", presenceFields(&s)...)
@@ -43,32 +52,211 @@ func (db *DB) scanPresence(r row) (s presence.State, err error) {
 	if err != nil {
 		err = ErrRowTampered.Wrap(err, "Table presence, row %s/%s.", s.Tenant, s.Client)
 	}
-	return s, err
+	return s, folded, err
 }
 
 // PutPresence implements [presence.Store]. An end is written only over the
-// session that ended; a beginning over everything that is not newer.
+// session that ended; a beginning over everything that is not newer. A fleet
+// that comes back at once is many states, so each step is few statements.
 func (db *DB) PutPresence(ctx context.Context, states []presence.State) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		for i := range states {
-			s := &states[i]
-			n, err := db.exec(ctx, `INSERT INTO presence (`+presenceColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-				ON CONFLICT (tenant, client) DO UPDATE SET thing = excluded.thing, name = excluded.name, certificate = excluded.certificate, node = excluded.node, session = excluded.session,
-					connected = excluded.connected, at = excluded.at, reason = excluded.reason, mac = excluded.mac
-				WHERE presence.session = excluded.session OR presence.at <= excluded.at AND (excluded.connected = 1 OR presence.connected = 0)`,
-				s.Tenant, s.Client, s.Thing.Fold(), string(s.Thing), s.Certificate, s.Node, s.Session, flag(s.Connected), millis(s.At), s.Reason, db.presenceMAC(s))
-			if err != nil {
-				return err
-			}
-			if n == 0 || s.Thing == "" {
-				continue
-			}
-			if err := db.indexPresence(ctx, s.Tenant, s.Thing); err != nil {
+		tx := txFrom(ctx)
+		if err := tx.settle(true); err != nil {
+			return err
+		}
+		written := map[[2]string]bool{}
+		steps := insertSteps(`presence (`+presenceColumns+`)`, "", ` ON CONFLICT (tenant, client) DO UPDATE SET thing = excluded.thing, name = excluded.name, certificate = excluded.certificate,
+				node = excluded.node, session = excluded.session, connected = excluded.connected, at = excluded.at, reason = excluded.reason, mac = excluded.mac
+			WHERE presence.session = excluded.session OR presence.at <= excluded.at AND (excluded.connected = 1 OR presence.connected = 0) RETURNING tenant, client`,
+			strings.Count(presenceColumns, ",")+1, len(states), func(i int, args []any) []any {
+				s := &states[i]
+				return append(args, s.Tenant, s.Client, s.Thing.Fold(), string(s.Thing), s.Certificate, s.Node, s.Session, flag(s.Connected), millis(s.At), s.Reason, db.presenceMAC(s))
+			})
+		for i := range steps {
+			steps[i].row = func(r row) error {
+				var k [2]string
+				err := r.Scan(&k[0], &k[1])
+				written[k] = true
 				return err
 			}
 		}
-		return nil
+		if err := tx.pipe(steps...); err != nil {
+			return err
+		}
+		of := map[[2]string][]string{} // names as they are written, by tenant and folded name
+		for i := range states {
+			if s := &states[i]; s.Thing != "" && written[[2]string{s.Tenant, s.Client}] {
+				k := [2]string{s.Tenant, s.Thing.Fold()}
+				of[k] = append(of[k], string(s.Thing))
+			}
+		}
+		return db.indexConnections(ctx, of)
 	})
+}
+
+// indexConnections is indexPresence for many things.
+func (db *DB) indexConnections(ctx context.Context, of map[[2]string][]string) error {
+	// 1. Things that are registered under that very name.
+	all := slices.SortedFunc(maps.Keys(of), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+	var things [][2]string
+	err := db.tuples(ctx, `SELECT tenant, folded, name FROM things WHERE (tenant, folded) IN `, all, "", func(r row) error {
+		var k [2]string
+		var name string
+		err := r.Scan(&k[0], &k[1], &name)
+		if slices.Contains(of[k], name) {
+			things = append(things, k)
+		}
+		return err
+	})
+	if err != nil || len(things) == 0 {
+		return err
+	}
+	// 2. What is true of their connections: as [DB.connectivity] says it.
+	best, broken := map[[2]string]presence.State{}, map[[2]string]bool{}
+	err = db.tuples(ctx, `SELECT `+presenceColumns+` FROM presence WHERE (tenant, thing) IN `, things, "", func(r row) error {
+		s, folded, err := db.scanPresenceOf(r)
+		k := [2]string{s.Tenant, folded}
+		if errors.Is(err, ErrRowTampered) {
+			broken[k] = true // the others go on; fsck names the row
+			return nil
+		}
+		if b, ok := best[k]; err == nil && (!ok || rather(&s, &b)) {
+			best[k] = s
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// 3. What the index has.
+	type entry struct {
+		thing [2]string
+		registry.Row
+	}
+	have := map[entry]bool{}
+	err = db.tuples(ctx, `SELECT tenant, thing, field, text, number FROM thing_index WHERE (tenant, thing) IN `, things,
+		` AND field >= '`+registry.PrefixOnline+`.' AND field < '`+registry.PrefixOnline+`/'`, func(r row) error {
+			var e entry
+			var err error
+			e.Row, err = scanIndex(r, &e.thing[0], &e.thing[1])
+			have[e] = true
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	// 4. The difference.
+	var more, less []entry
+	changed := map[[2]string]map[string]bool{}
+	note := func(e entry) {
+		if changed[e.thing] == nil {
+			changed[e.thing] = map[string]bool{}
+		}
+		changed[e.thing][e.Field] = true
+	}
+	for _, k := range things {
+		s, ok := best[k]
+		if broken[k] || !ok {
+			continue
+		}
+		for _, row := range registry.Flatten(registry.PrefixOnline, connectivityFields(&s)) {
+			e := entry{k, row}
+			if have[e] {
+				delete(have, e)
+				continue
+			}
+			more = append(more, e)
+			note(e)
+		}
+	}
+	for e := range have {
+		if _, ok := best[e.thing]; ok && !broken[e.thing] {
+			less = append(less, e)
+			note(e)
+		}
+	}
+	tx := txFrom(ctx)
+	for rest := less; len(rest) > 0; {
+		n := piece(len(rest))
+		args := make([]any, 0, 4*n)
+		for _, e := range rest[:n] {
+			args = append(args, e.thing[0], e.thing[1], e.Field, e.Text)
+		}
+		if _, err := tx.exec(`DELETE FROM thing_index WHERE (tenant, thing, field, text) IN `+valuesSQL(4, n), args...); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	if err := tx.pipe(insertSteps(`thing_index (tenant, thing, field, text, number)`, "", ` ON CONFLICT (tenant, thing, field, text) DO UPDATE SET number = excluded.number`, 5, len(more), func(i int, args []any) []any {
+		e := more[i]
+		return append(args, e.thing[0], e.thing[1], e.Field, e.Text, sql.NullFloat64{Float64: e.Number, Valid: e.Numeric})
+	})...); err != nil {
+		return err
+	}
+	// 5. Dynamic groups that look at it.
+	dynamic := map[string]bool{}
+	for k, fields := range changed {
+		if _, ok := dynamic[k[0]]; !ok {
+			var any bool
+			if err := db.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM thing_groups WHERE tenant = $1 AND query <> '')`, k[0]).Scan(&any); err != nil {
+				return err
+			}
+			dynamic[k[0]] = any
+		}
+		if dynamic[k[0]] {
+			if err := db.regroup(ctx, k[0], k[1], fields); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rather tells whether a state says more about a thing's connection than another
+// of its clients: the order of connectivity.
+func rather(a, b *presence.State) bool {
+	if a.Connected != b.Connected {
+		return a.Connected
+	}
+	if !a.At.Equal(b.At) {
+		return a.At.After(b.At)
+	}
+	return a.Client < b.Client
+}
+
+// tuples asks for rows by pairs of columns, in pieces.
+func (db *DB) tuples(ctx context.Context, query string, keys [][2]string, tail string, scan func(row) error) error {
+	for len(keys) > 0 {
+		n := piece(len(keys))
+		args := make([]any, 0, 2*n)
+		for _, k := range keys[:n] {
+			args = append(args, k[0], k[1])
+		}
+		rows, err := db.query(ctx, query+valuesSQL(2, n)+tail, args...)
+		if err := each(rows, err, scan); err != nil {
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// valuesSQL is (VALUES ($1, $2), ($3, $4)) for two columns and two rows.
+func valuesSQL(columns, rows int) string {
+	var b strings.Builder
+	b.WriteString("(VALUES ")
+	for i := range columns * rows {
+		switch {
+		case i == 0:
+			b.WriteString("(")
+		case i%columns == 0:
+			b.WriteString("), (")
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(i+1))
+	}
+	return b.String() + "))"
 }
 
 // indexPresence lets queries find a thing by its connection.
@@ -93,7 +281,11 @@ func (db *DB) connectivity(ctx context.Context, tenant string, thing fleet.Thing
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"connected": s.Connected, "timestamp": millis(s.At), "disconnectReason": s.Reason}, nil
+	return connectivityFields(&s), nil
+}
+
+func connectivityFields(s *presence.State) map[string]any {
+	return map[string]any{"connected": s.Connected, "timestamp": millis(s.At), "disconnectReason": s.Reason}
 }
 
 // Presence implements [presence.Store].

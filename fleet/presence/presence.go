@@ -199,7 +199,7 @@ func (s *Service) poke() {
 }
 
 // gatherFor is how long what was heard waits for more.
-const gatherFor = 100 * time.Millisecond
+const gatherFor = 250 * time.Millisecond
 
 // chunk is how many states one transaction writes.
 const chunk = 200
