@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,10 @@ type Stats struct {
 const (
 	maxBatch  = 256              // calls per commit; bounds how long the first waits for the last
 	gatherFor = time.Millisecond // see queue.take
-	maxQueue  = 16384            // calls waiting; beyond it the caller is told to come back
+	// singleTries is how often a call that runs alone is run again because another
+	// node was faster. Two that are always at the same row lose every other time.
+	singleTries = 32
+	maxQueue    = 16384 // calls waiting; beyond it the caller is told to come back
 )
 
 // Atomic runs fn in a transaction that ctx carries, and returns when it is
@@ -145,12 +149,21 @@ func (db *DB) runBatch(w *connection, jobs []*job) {
 // single runs one job in its own transaction, again if the engine asks for it.
 func (db *DB) single(w *connection, j *job, first error) error {
 	err := first
-	for try := 0; try < 8 && retryable(err); try++ {
+	for try := range singleTries {
+		if !retryable(err) {
+			break
+		}
+		if try >= 4 { // somebody else is at the same rows: whoever waits longer lets the other pass
+			time.Sleep(time.Duration(rand.Int64N(int64(try) * int64(time.Millisecond))))
+		}
 		var results []error
 		results, err = db.tryBatch(w, []*job{j}, true)
 		if err == nil {
 			return results[0]
 		}
+	}
+	if errors.Is(err, errStale) {
+		return ErrBusy.Wrap(err, "").After(time.Second)
 	}
 	var own *refusal
 	if errors.As(err, &own) {
