@@ -116,13 +116,7 @@ type arrivedFrame struct {
 }
 
 // decodeMode bounds what a frame can make a node allocate.
-var decodeMode = func() cbor.DecMode {
-	m, err := cbor.DecOptions{MaxNestedLevels: 8, MaxArrayElements: 65536, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden}.DecMode()
-	if err != nil {
-		panic(err) // the options are constants
-	}
-	return m
-}()
+var decodeMode, errDecodeMode = cbor.DecOptions{MaxNestedLevels: 8, MaxArrayElements: 65536, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden}.DecMode()
 
 func pack(kind byte, v any) []byte {
 	b, err := cbor.Marshal(v)
@@ -137,7 +131,12 @@ func packAnswer(v any) []byte {
 	return b
 }
 
-func unpack(data []byte, v any) error { return decodeMode.Unmarshal(data, v) }
+func unpack(data []byte, v any) error {
+	if errDecodeMode != nil {
+		return errDecodeMode
+	}
+	return decodeMode.Unmarshal(data, v)
+}
 
 // frame is what a message frame says of m, without its receiver.
 func (m *message) frame(tenant string) messageFrame {
