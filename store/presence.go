@@ -94,7 +94,8 @@ func (db *DB) PutPresence(ctx context.Context, states []presence.State) error {
 	})
 }
 
-// indexConnections is indexPresence for many things.
+// indexConnections lets queries find things by their connections. of has the
+// names as they were written, by tenant and folded name.
 func (db *DB) indexConnections(ctx context.Context, of map[[2]string][]string) error {
 	// 1. Things that are registered under that very name.
 	all := slices.SortedFunc(maps.Keys(of), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
@@ -156,7 +157,7 @@ func (db *DB) indexConnections(ctx context.Context, of map[[2]string][]string) e
 	}
 	for _, k := range things {
 		s, ok := best[k]
-		if broken[k] || !ok {
+		if broken[k] || !ok { // one that has no connection any more has no rows
 			continue
 		}
 		for _, row := range registry.Flatten(registry.PrefixOnline, connectivityFields(&s)) {
@@ -170,7 +171,7 @@ func (db *DB) indexConnections(ctx context.Context, of map[[2]string][]string) e
 		}
 	}
 	for e := range have {
-		if _, ok := best[e.thing]; ok && !broken[e.thing] {
+		if !broken[e.thing] {
 			less = append(less, e)
 			note(e)
 		}
@@ -259,16 +260,9 @@ func valuesSQL(columns, rows int) string {
 	return b.String() + "))"
 }
 
-// indexPresence lets queries find a thing by its connection.
+// indexPresence is indexConnections for one thing.
 func (db *DB) indexPresence(ctx context.Context, tenant string, thing fleet.ThingName) error {
-	fields, err := db.connectivity(ctx, tenant, thing)
-	if err != nil {
-		if errors.Is(err, ErrRowTampered) {
-			return nil // the others go on; fsck names the row
-		}
-		return err
-	}
-	return db.Index(ctx, tenant, thing, registry.PrefixOnline, fields)
+	return db.indexConnections(ctx, map[[2]string][]string{{tenant, thing.Fold()}: {string(thing)}})
 }
 
 // connectivity is what queries find of a thing's connections: of one that it has,

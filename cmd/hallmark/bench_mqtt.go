@@ -51,7 +51,7 @@ mqtt:
 `
 
 func newBenchMQTTCmd(g *globals) *cobra.Command {
-	b := &benchMQTT{benchRun: benchRun{stage: stage{g: g, freePorts: true, more: benchConfig}, serve: true}}
+	b := &benchMQTT{benchRun: benchRun{stage: stage{g: g, freePorts: true, more: benchConfig}}}
 	cmd := &cobra.Command{
 		Use: "mqtt", Short: "A registered fleet and an open order, for load from outside", Args: cobra.NoArgs,
 		Long: `The service starts with the broker's rate limits off and waits. Devices are made and
