@@ -330,8 +330,9 @@ func TestCluster_FencedNodeBeginsAgain(t *testing.T) {
 	lamp, _ := a.connect(t, "lamp1", 5, persistent)
 	lamp.sub("cmd/lamp1", 1)
 	members, _ := store.Members(context.Background())
+	first := a.cluster.self()
 	for _, m := range members {
-		if m.Node == a.cluster.self() {
+		if m.Node == first {
 			b.cluster.bury(m)
 		}
 	}
@@ -341,6 +342,18 @@ func TestCluster_FencedNodeBeginsAgain(t *testing.T) {
 	lamp.closed()
 	eventually(t, "the session at the other node", func() bool { return b.Stats().Sessions == 1 && a.Stats().Sessions == 0 })
 	eventually(t, "the node's second life", func() bool { return a.cluster.open.Load() && len(b.cluster.others()) == 1 })
+	// What the first life still wanted to write is not written in the second: it would
+	// take the session's row from the other node.
+	result := make(chan error, 1)
+	late := PutSession{store.all()[0].Session}
+	late.Node = first
+	a.journal.mu.Lock()
+	a.journal.pending = append(a.journal.pending, &group{first, []Change{late}, func(err error) { result <- err }})
+	a.journal.mu.Unlock()
+	a.journal.poke()
+	if err := <-result; !errors.Is(err, ErrFenced) {
+		t.Errorf("a change of the first life: %v", err)
+	}
 	pub, _ := b.connect(t, "lamp2", 5, nil)
 	pub.pub("cmd/lamp1", "1", 1)
 	lamp, ack := a.connect(t, "lamp1", 5, persistent)

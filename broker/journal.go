@@ -28,6 +28,7 @@ type journal struct {
 
 // group is changes that belong together and who waits for them.
 type group struct {
+	life    string // of this node when it was submitted: see commit
 	changes []Change
 	done    func(error) // may be nil; called on the journal's goroutine, must not block
 }
@@ -54,7 +55,8 @@ func (j *journal) submit(make func() []Change, done func(error)) {
 		}
 		return
 	}
-	j.pending = append(j.pending, &group{make(), done})
+	life := j.b.node() // before the changes, which may name it
+	j.pending = append(j.pending, &group{life, make(), done})
 	j.mu.Unlock()
 	j.poke()
 }
@@ -119,7 +121,7 @@ func (j *journal) take() (groups []*group, acks []Change, closed bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	n, size, octets := 0, 0, 0
-	for n < len(j.pending) && (n == 0 || size+len(j.pending[n].changes) <= journalBatch && octets < journalOctets) {
+	for n < len(j.pending) && (n == 0 || j.pending[n].life == j.pending[0].life && size+len(j.pending[n].changes) <= journalBatch && octets < journalOctets) {
 		size += len(j.pending[n].changes)
 		for _, c := range j.pending[n].changes {
 			if q, ok := c.(Enqueue); ok {
@@ -146,8 +148,13 @@ func (j *journal) take() (groups []*group, acks []Change, closed bool) {
 func (j *journal) commit(ctx context.Context, groups []*group, acks []Change) {
 	var guard []Change
 	if j.b.cluster != nil {
-		// A node that was taken for dead changes nothing any more.
-		guard = []Change{Guard{j.b.node()}}
+		// A node that was taken for dead changes nothing any more: not even in its next
+		// life, what it had meant to change in the one before.
+		life := j.b.node()
+		if len(groups) > 0 {
+			life = groups[0].life
+		}
+		guard = []Change{Guard{life}}
 	}
 	all := append(slices.Clone(guard), acks...)
 	for _, g := range groups {
