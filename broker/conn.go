@@ -82,6 +82,7 @@ func (c *conn) serve(err error, after func()) {
 	for err == nil {
 		err = c.step()
 	}
+	c.b.turns.pass()
 	c.finish(err)
 }
 

@@ -36,6 +36,9 @@ type Config struct {
 	// NodeTimeout is after which time without a sign of life a node is taken for
 	// dead; 0 means 10 s. A third of it is enough if the fabric does not know it either.
 	NodeTimeout time.Duration
+	// Yield tells that something more important than a device's return, such as the
+	// factory line, needs the machine now; nil means that nothing ever does.
+	Yield func() bool
 	// NodeGone is called with the name of a node whose sessions this one adopted.
 	NodeGone func(name string)
 
@@ -73,6 +76,7 @@ type Broker struct {
 
 	admission admission
 	slots     chan struct{} // handshakes and CONNECTs
+	turns     *turns
 
 	stopping atomic.Bool
 	connsMu  sync.Mutex
@@ -117,6 +121,7 @@ func New(ctx context.Context, cfg Config) (*Broker, error) {
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	b.workers = make(chan struct{}, b.lim.Handlers)
 	b.slots = make(chan struct{}, b.lim.Handshakes)
+	b.turns = newTurns(cfg.Yield)
 	b.admission.pending = map[netip.Prefix]int{}
 	b.journal = newJournal(b, b.cfg.Store)
 	b.schedule = &schedule{wake: make(chan struct{}, 1), now: b.now, due: b.due}
@@ -247,6 +252,7 @@ func (b *Broker) handshake(nc net.Conn, remote netip.AddrPort, admitted func()) 
 		b.wg.Done()
 	}
 	t, ok := nc.(*tls.Conn)
+	var turn *turnConn
 	if !ok {
 		if b.tls == nil {
 			b.log.Error("connection without TLS refused", "address", remote.Addr())
@@ -254,11 +260,15 @@ func (b *Broker) handshake(nc net.Conn, remote netip.AddrPort, admitted func()) 
 			after()
 			return
 		}
-		t = tls.Server(nc, b.tls)
+		turn = &turnConn{Conn: nc, turns: b.turns}
+		t = tls.Server(turn, b.tls)
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, b.lim.HandshakeTimeout)
 	err := t.HandshakeContext(ctx)
 	cancel()
+	if turn != nil {
+		turn.finish()
+	}
 	if err != nil {
 		b.count.handshakesFailed.Add(1)
 		b.log.Debug("handshake failed", "address", remote.Addr(), "err", err)
@@ -324,6 +334,9 @@ func (b *Broker) Close() error {
 		known[c.nc] = true
 		if t, ok := c.nc.(*tls.Conn); ok {
 			known[t.NetConn()] = true
+			if turn, ok := t.NetConn().(*turnConn); ok {
+				known[turn.Conn] = true
+			}
 		}
 	}
 	for nc := range b.sockets {

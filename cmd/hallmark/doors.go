@@ -129,6 +129,7 @@ func (s *Server) factory(srv *server.Server) http.Handler {
 	door := s.stations()
 	handle := func(pattern string, h func(w http.ResponseWriter, r *http.Request, st access.Actor) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			defer s.line.Enter()()
 			actor, err := door.identify(r.Context(), r.TLS)
 			if err == nil {
 				web.SetActor(r.Context(), actor.String())

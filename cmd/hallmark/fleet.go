@@ -68,7 +68,7 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 	}()
 	r.shadows = shadow.New(shadow.Config{Store: s.db, Publisher: out, Log: s.log, Now: s.now})
 	r.jobs = jobs.New(jobs.Config{Store: s.db, Publisher: out, Targets: s.reged, Log: s.log, Now: s.now})
-	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: r.node, Log: s.log, Now: s.now})
+	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: r.node, Yield: s.line.Busy, Log: s.log, Now: s.now})
 	door := bootstrap.DoorConfig{Gate: s.gate, Registry: s.reged, Grants: s.db, Publisher: out, Log: s.log, Now: s.now}
 	if s.cfg.Fleet.JITP {
 		door.Planner = s.planner
@@ -83,7 +83,7 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 		return err
 	}
 	conf := broker.Config{
-		TLS: s.mqttTLS(), Authenticator: r, Limits: limits, Store: s.db, Events: events{r.presence, r.shared}, Log: s.log, Now: s.now,
+		TLS: s.mqttTLS(), Authenticator: r, Limits: limits, Store: s.db, Events: events{r.presence, r.shared}, Yield: s.line.Busy, Log: s.log, Now: s.now,
 		Topics: slices.Concat(r.shadows.Topics(), r.jobs.Topics(), r.claims.Topics()),
 	}
 	r.join(s, &conf)

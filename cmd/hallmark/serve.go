@@ -36,6 +36,7 @@ import (
 	"hallmark/hsm"
 	"hallmark/internal/durable"
 	"hallmark/internal/fault"
+	"hallmark/internal/lane"
 	"hallmark/internal/seal"
 	"hallmark/provisioner"
 	"hallmark/station/uplink"
@@ -71,8 +72,9 @@ type Server struct {
 	planner *provisioner.Planner
 	fleet   *fleetRuntime
 	certs   *certifier
-	time    *timeSource  // nil: no time servers
-	first   *serviceCert // until an infrastructure authority is there
+	line    lane.Activity // of the factory door
+	time    *timeSource   // nil: no time servers
+	first   *serviceCert  // until an infrastructure authority is there
 
 	tls        atomic.Pointer[doorCertificate]
 	lintErrors atomic.Int64

@@ -76,8 +76,11 @@ type Config struct {
 	Node string
 	// MaxWaiting bounds the events that wait to be published; 0 means 100,000.
 	MaxWaiting int
-	Log        *slog.Logger
-	Now        func() time.Time
+	// Yield tells that something more important, such as the factory line, needs the
+	// database now; nil means that nothing ever does.
+	Yield func() bool
+	Log   *slog.Logger
+	Now   func() time.Time
 }
 
 // Service is presence. It is safe for concurrent use.
@@ -104,6 +107,9 @@ func New(cfg Config) *Service {
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.cfg.Yield == nil {
+		s.cfg.Yield = func() bool { return false }
 	}
 	return s
 }
@@ -201,8 +207,14 @@ func (s *Service) poke() {
 // gatherFor is how long what was heard waits for more.
 const gatherFor = 250 * time.Millisecond
 
-// chunk is how many states one transaction writes.
-const chunk = 200
+// chunk is how many states one transaction writes. While the factory line works its
+// commits wait for it, so then it is a few milliseconds' worth; and the writer rests
+// after each, so that a fleet that comes back leaves the line most of the database.
+const (
+	chunk      = 200
+	smallChunk = 8
+	rest       = 2 // times what the chunk took
+)
 
 // Flush writes the states and then publishes the events that were heard up to now.
 func (s *Service) Flush(ctx context.Context) error {
@@ -215,12 +227,22 @@ func (s *Service) Flush(ctx context.Context) error {
 		list = append(list, st)
 	}
 	for len(list) > 0 {
-		n := min(chunk, len(list))
-		if err := s.cfg.Store.PutPresence(ctx, list[:n]); err != nil {
+		n, yield, start := chunk, s.cfg.Yield(), time.Now()
+		if yield {
+			n = smallChunk
+		}
+		n = min(n, len(list))
+		err := s.cfg.Store.PutPresence(ctx, list[:n])
+		if err != nil {
 			s.putBack(events, list)
 			return err
 		}
-		list = list[n:]
+		if list = list[n:]; len(list) > 0 && yield {
+			select {
+			case <-ctx.Done(): // what is left is written without a pause
+			case <-time.After(rest * time.Since(start)):
+			}
+		}
 	}
 	for i := range events {
 		topic, payload := events[i].message()
