@@ -626,7 +626,7 @@ func TestConformance_5More(t *testing.T) {
 		}},
 		{"MQTT-3.1.3-8", "a refused identifier is 0x85 and the end", func(t *testing.T, f *bench) {
 			c := f.dial(t, "lamp1", 5)
-			c.send(connectPacket(5, "other"))
+			c.send(connectPacket(5, strings.Repeat("x", f.lim.ClientBytes+1)))
 			if a := c.recv(packets.Connack); a.ReasonCode != 0x85 {
 				t.Errorf("CONNACK 0x%02X", a.ReasonCode)
 			}

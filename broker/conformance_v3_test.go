@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,7 +157,8 @@ func TestConformance_311(t *testing.T) {
 			}
 		}},
 		{"MQTT-3.1.3-8", "empty client id without a clean session gets CONNACK 2", connack(connectBytes(4, 0, ""), 2)},
-		{"MQTT-3.1.3-9", "another device's client id gets CONNACK 2 (S25)", connack(connectBytes(4, 2, "lamp2"), 2)},
+		{"MQTT-3.1.3-9", "a client id that is too long gets CONNACK 2", connack(connectBytes(4, 2, strings.Repeat("x", 129)), 2)},
+		{"MQTT-3.1.3-9", "another device's client id gets CONNACK 5 (S25)", connack(connectBytes(4, 2, "lamp2"), 5)},
 		{"MQTT-3.1.4-1", "octets behind CONNECT's payload close", refusedAtOnce(connectBytes(4, 2, "lamp1", "more"))},
 		{"MQTT-3.1.4-2", "the same client id again disconnects the first, without a packet", func(t *testing.T, f *bench) {
 			a, _ := f.connect(t, "lamp1", 4, nil)

@@ -154,7 +154,7 @@ func TestConformance_5(t *testing.T) {
 				t.Errorf("CONNACK 0x%02X", a.ReasonCode)
 			}
 		}},
-		{"MQTT-3.1.3-5", "a client id that is another's (A69, S25)", refused(0x85, func(p *pkt) { p.Connect.ClientIdentifier = "lamp2" })},
+		{"MQTT-3.1.3-5", "a client id that is another's (A69, S25)", refused(0x87, func(p *pkt) { p.Connect.ClientIdentifier = "lamp2" })},
 		{"MQTT-3.1.3-6", "an empty client id is assigned within the rule of S25", func(t *testing.T, f *bench) {
 			c := f.dial(t, "lamp1", 5)
 			c.send(connectPacket(5, ""))

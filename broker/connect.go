@@ -65,8 +65,11 @@ func (c *conn) connect(ctx context.Context, state tls.ConnectionState) error {
 		client = id.assign()
 	}
 	id.choose(client)
-	if len(client) > b.lim.ClientBytes || !id.mayUse(client) {
-		return c.refused(client, end(codeClientID, AuthError, "client identifier"))
+	if len(client) > b.lim.ClientBytes {
+		return c.refused(client, end(codeClientID, AuthError, "client identifier too long"))
+	}
+	if !id.mayUse(client) { // another's: what the cloud IoT core answers is that it is not authorised
+		return c.refused(client, end(codeNotAuthorized, AuthError, "client identifier"))
 	}
 
 	// 3. May it?
