@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -81,6 +82,56 @@ func (s *site) dial(t *testing.T, addr, client string, c *x509.Certificate, key 
 		t.Cleanup(func() { p.Disconnect(50) })
 	}
 	return p, in, tok.Error()
+}
+
+// TestA47_AClaimIsForItsSites: its key is in every device of a line, so somewhere else
+// it is a copy: refused, counted and named in the log, until the site is added.
+func TestA47_AClaimIsForItsSites(t *testing.T) {
+	s := newSite(t, "")
+	claimKey := catest.NewKey(t)
+	networks, err := bootstrap.ParseNetworks([]string{"10.1.2.3/16", "2001:db8::/32", "192.0.2.1"})
+	must(t, err)
+	claim, err := s.claims.CreateClaim(t.Context(), s.owner, bootstrap.ClaimRequest{Name: "line-1", Template: "fleet", Most: 5, CSR: s.request(t, claimKey), Networks: networks})
+	must(t, err)
+	p, in, err := s.dial(t, s.serve(t), "setup-1", leafOf(t, claim.CertificatePEM), claimKey)
+	must(t, err)
+	body := payload(t, map[string]any{"certificateSigningRequest": string(s.request(t, catest.NewKey(t)))})
+	ask := func() string {
+		t.Helper()
+		if tok := p.Publish(topicCSR, 1, false, body); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+			t.Fatalf("publish: %v", tok.Error())
+		}
+		select {
+		case m := <-in:
+			return m.Topic()
+		case <-time.After(10 * time.Second):
+			t.Fatal("no answer")
+		}
+		return ""
+	}
+	if got := ask(); got != topicCSR+"/rejected" || s.claims.Foreign.Load() != 1 {
+		t.Errorf("from 127.0.0.1, which is no site of it: %s, %d counted", got, s.claims.Foreign.Load())
+	}
+	budget := bootstrap.Budget{Name: bootstrap.ClaimBudget(claim.CertificateID), Most: 5}
+	if b, err := s.claims.SetBudget(t.Context(), s.owner, budget); err != nil || len(b.Networks) != 3 || b.Networks[0].String() != "10.1.0.0/16" || b.Used != 0 {
+		t.Errorf("a new budget without networks: %v %+v", err, b)
+	}
+	budget.Networks, err = bootstrap.ParseNetworks([]string{"127.0.0.0/8"})
+	must(t, err)
+	_, err = s.claims.SetBudget(t.Context(), s.owner, budget)
+	must(t, err)
+	if got := ask(); got != topicCSR+"/accepted" {
+		t.Errorf("from its site: %s", got)
+	}
+	for _, bad := range []string{"", "10.1.0.0/33", "::ffff:10.0.0.0/104", "fe80::1%eth0", "all"} {
+		if _, err := bootstrap.ParseNetworks([]string{bad}); !errors.Is(err, bootstrap.ErrClaimConfig) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	budget.Name = bootstrap.CABudget("any")
+	if _, err := s.claims.SetBudget(t.Context(), s.owner, budget); !errors.Is(err, bootstrap.ErrClaimConfig) {
+		t.Errorf("networks of a CA: %v", err)
+	}
 }
 
 // TestClaim_OverMQTTWithAnotherClient is the whole way of a device, over TLS and

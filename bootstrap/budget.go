@@ -2,6 +2,8 @@ package bootstrap
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 	"time"
 
 	"hallmark/access"
@@ -17,6 +19,7 @@ type Budget struct {
 	PerMinute   int64  // 0 means no limit
 	Outstanding int64  // made and not claimed, at a time; 0 means no limit
 	ExpiresAt   time.Time
+	Networks    []netip.Prefix // from which a claim may be used: its sites; none means everywhere
 	CreatedBy   string
 	CreatedAt   time.Time
 
@@ -31,6 +34,38 @@ func ClaimBudget(id string) string { return "claim/" + id }
 
 // CABudget names the budget of a registered CA by its id.
 func CABudget(id string) string { return "ca/" + id }
+
+// at tells whether the budget is good at an address. One that is not known is
+// nowhere.
+func (b *Budget) at(a netip.Addr) bool {
+	a = a.Unmap()
+	return len(b.Networks) == 0 || slices.ContainsFunc(b.Networks, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// ParseNetworks reads prefixes such as 10.1.0.0/16, or single addresses.
+func ParseNetworks(texts []string) (out []netip.Prefix, err error) {
+	if len(texts) > maxNetworks {
+		return nil, ErrClaimConfig.New("%d networks are named, at most %d can be.", len(texts), maxNetworks)
+	}
+	for _, t := range texts {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			a, aerr := netip.ParseAddr(t)
+			if aerr != nil || a.Zone() != "" {
+				return nil, ErrClaimConfig.New("%.60q is no network such as 10.1.0.0/16.", t)
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		if p.Addr().Is4In6() {
+			return nil, ErrClaimConfig.New("%.60q is an IPv4 network in IPv6 form; write it as IPv4.", t)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// maxNetworks bounds the sites of one claim.
+const maxNetworks = 64
 
 // draw takes one from the budget, or says which of its limits is reached. open is
 // how many are outstanding.

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hallmark/access"
@@ -67,6 +69,9 @@ const claimLife = time.Hour
 // Claims is fleet provisioning: devices that hold a claim certificate get one of
 // their own, and become things. It is safe for concurrent use.
 type Claims struct {
+	// Foreign counts requests from outside a claim's networks.
+	Foreign atomic.Int64
+
 	cfg    ClaimsConfig
 	now    func() time.Time
 	log    *slog.Logger
@@ -99,6 +104,7 @@ type Caller struct {
 	Tenant      string
 	Certificate string // id of the claim certificate
 	Client      string // MQTT client identifier; empty over HTTPS
+	Address     netip.Addr
 }
 
 // NewDevice is a certificate that waits to be claimed.
@@ -132,6 +138,12 @@ func (c *Claims) claim(ctx context.Context, who Caller) (*claimant, error) {
 	}
 	if out.budget, err = c.cfg.Grants.Budget(ctx, out.scope, ClaimBudget(out.cert.ID)); errors.Is(err, ErrBudgetUnknown) {
 		err = ErrClaim.New("It has no budget.")
+	}
+	if err == nil && !out.budget.at(who.Address) {
+		// Its key is in every device of the line: elsewhere it is a copy (A47).
+		c.Foreign.Add(1)
+		c.log.WarnContext(ctx, "claim certificate used outside its networks", "tenant", who.Tenant, "certificate", who.Certificate, "address", who.Address, "networks", out.budget.Networks)
+		return nil, ErrClaimSite.New("%s is in none of them.", who.Address)
 	}
 	return out, err
 }

@@ -9,7 +9,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"net/netip"
 	"regexp"
+	"strings"
 	"time"
 
 	"hallmark/access"
@@ -33,6 +35,7 @@ type ClaimRequest struct {
 	PerMinute   int64
 	Outstanding int64
 	ExpiresAt   time.Time
+	Networks    []netip.Prefix // from which it may be used (A47); none means everywhere
 }
 
 // ClaimCertificate is what came of it.
@@ -128,7 +131,7 @@ func (c *Claims) createClaim(ctx context.Context, by access.Actor, r *ClaimReque
 	}
 	now := c.now().UTC().Truncate(time.Millisecond)
 	budget := Budget{Tenant: scope.Tenant, Name: ClaimBudget(cert.ID), Template: r.Template, Most: r.Most, PerMinute: r.PerMinute, Outstanding: r.Outstanding,
-		ExpiresAt: parsed.NotAfter, CreatedBy: by.String(), CreatedAt: now, Version: 1}
+		ExpiresAt: parsed.NotAfter, Networks: r.Networks, CreatedBy: by.String(), CreatedAt: now, Version: 1}
 	err = retry(func() error {
 		return c.cfg.Grants.Atomic(ctx, func(ctx context.Context) error {
 			if _, err := c.cfg.Grants.Budget(ctx, scope, budget.Name); err == nil {
@@ -161,10 +164,13 @@ func (c *Claims) createClaim(ctx context.Context, by access.Actor, r *ClaimReque
 }
 
 // SetBudget changes what a claim certificate or a registered CA may make; what
-// was used stays counted.
+// was used stays counted. Networks that are nil stay as they are.
 func (c *Claims) SetBudget(ctx context.Context, by access.Actor, b Budget) (out Budget, err error) {
 	if b.Most < 0 || b.PerMinute < 0 || b.Outstanding < 0 {
 		return out, ErrClaimConfig.New("No limit is negative.")
+	}
+	if len(b.Networks) > 0 && !strings.HasPrefix(b.Name, ClaimBudget("")) {
+		return out, ErrClaimConfig.New("Networks are for claims: the door takes a registered CA's devices from everywhere.")
 	}
 	now := c.now().UTC().Truncate(time.Millisecond)
 	err = retry(func() error {
@@ -182,6 +188,9 @@ func (c *Claims) SetBudget(ctx context.Context, by access.Actor, b Budget) (out 
 			}
 			was := have.Version
 			have.Most, have.PerMinute, have.Outstanding, have.ExpiresAt, have.Version = b.Most, b.PerMinute, b.Outstanding, b.ExpiresAt.UTC().Truncate(time.Millisecond), was+1
+			if b.Networks != nil {
+				have.Networks = b.Networks
+			}
 			if b.ExpiresAt.IsZero() {
 				have.ExpiresAt = time.Time{}
 			}

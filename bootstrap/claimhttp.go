@@ -4,6 +4,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/netip"
 
 	"hallmark/fleet/registry"
 )
@@ -20,7 +21,8 @@ func (c *Claims) caller(d *Door, r *http.Request) (Caller, error) {
 	if !a.Claim || a.How != registry.HowClaimCert {
 		return Caller{}, ErrClaim.New("")
 	}
-	return Caller{Tenant: a.Tenant, Certificate: a.CertificateID}, nil
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return Caller{Tenant: a.Tenant, Certificate: a.CertificateID, Address: from.Addr()}, nil
 }
 
 // Handler serves fleet provisioning over HTTPS for devices without MQTT, on a

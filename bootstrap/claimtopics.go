@@ -94,7 +94,7 @@ func (c *Claims) topic(prefix string, f Format, do func(ctx context.Context, who
 		var out any
 		in, err := f.decode(r.Payload)
 		if err == nil {
-			out, err = do(ctx, Caller{Tenant: r.Tenant, Certificate: r.Certificate, Client: r.Client}, in, name)
+			out, err = do(ctx, Caller{Tenant: r.Tenant, Certificate: r.Certificate, Client: r.Client, Address: r.Address}, in, name)
 		}
 		if err == nil {
 			r.Reply(r.Topic+"/accepted", f.encode(out))

@@ -34,6 +34,7 @@ var (
 // The refusals of registration by claim, by hand and in bulk.
 var (
 	ErrClaim               = fault.Define(fault.Forbidden, "claim-refused", "This certificate may not provision devices.", "Connect with a claim certificate for this template.")
+	ErrClaimSite           = fault.Define(fault.Forbidden, "claim-site-refused", "The claim certificate is not for this network.", "Provision at the site that the claim was made for, or name this network: hallmark claim budget ID --network PREFIX.")
 	ErrClaimToken          = fault.Define(fault.Invalid, "claim-token-invalid", "The certificate ownership token is not valid.", "Ask for a new certificate and use its token once, within an hour, over a connection with the same claim certificate.")
 	ErrClaimSpent          = fault.Define(fault.Conflict, "claim-key-used", "This key had a certificate before.", "Make a new key on the device.")
 	ErrClaimPayload        = fault.Define(fault.Invalid, "claim-payload-invalid", "The payload cannot be read.", "Send one JSON object or CBOR map with text strings, as the interface description names them.")

@@ -112,6 +112,7 @@ func (c *conn) run(r request) {
 		Topic:   r.m.topic,
 		Levels:  strings.Split(r.m.topic, "/"),
 		Payload: r.m.payload,
+		Address: c.remote.Addr(),
 		Reply:   c.reply,
 	})
 	var k kicks

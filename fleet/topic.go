@@ -1,6 +1,9 @@
 package fleet
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
 // Sender is the device behind a message, as its certificate proved it.
 type Sender struct {
@@ -16,6 +19,7 @@ type Request struct {
 	Topic   string
 	Levels  []string // the topic between its slashes
 	Payload []byte
+	Address netip.Addr // of the connection; not valid where there is none
 
 	// Reply sends to the asking connection only, whether it subscribed or not.
 	// It never blocks, and does nothing once the connection is gone.

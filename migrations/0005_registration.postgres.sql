@@ -28,6 +28,7 @@ CREATE TABLE registration_budgets (
   used        BIGINT NOT NULL,
   window_at   BIGINT NOT NULL, -- start of the minute that window_used counts
   window_used BIGINT NOT NULL,
+  networks    TEXT NOT NULL, -- prefixes from which a claim may be used; none means everywhere
   version     BIGINT NOT NULL,
   mac         BYTEA NOT NULL,
   PRIMARY KEY (tenant, name)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net/netip"
+	"strings"
 	"time"
 
 	"hallmark/access"
@@ -75,18 +77,36 @@ func (db *DB) PutFleetTemplate(ctx context.Context, t provisioner.FleetTemplate)
 	})
 }
 
-const budgetColumns = `tenant, name, template, most, per_minute, outstanding, expires_at, created_by, created_at, used, window_at, window_used, version, mac`
+const budgetColumns = `tenant, name, template, most, per_minute, outstanding, expires_at, created_by, created_at, used, window_at, window_used, networks, version, mac`
+
+// networks is a list of prefixes as its column has it.
+func networks(list []netip.Prefix) string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, " ")
+}
 
 func budgetFields(b *bootstrap.Budget) [][]byte {
-	return append([][]byte{[]byte(b.Tenant), []byte(b.Name), []byte(b.Template), []byte(b.CreatedBy)},
+	return append([][]byte{[]byte(b.Tenant), []byte(b.Name), []byte(b.Template), []byte(b.CreatedBy), []byte(networks(b.Networks))},
 		decimals(b.Most, b.PerMinute, b.Outstanding, millis(b.ExpiresAt), millis(b.CreatedAt), b.Used, millis(b.WindowAt), b.WindowUsed, b.Version)...)
 }
 
 func (db *DB) scanBudget(r row) (b bootstrap.Budget, err error) {
 	var ends, created, window int64
+	var sites string
 	var mac []byte
-	if err := r.Scan(&b.Tenant, &b.Name, &b.Template, &b.Most, &b.PerMinute, &b.Outstanding, &ends, &b.CreatedBy, &created, &b.Used, &window, &b.WindowUsed, &b.Version, &mac); err != nil {
+	err = r.Scan(&b.Tenant, &b.Name, &b.Template, &b.Most, &b.PerMinute, &b.Outstanding, &ends, &b.CreatedBy, &created, &b.Used, &window, &b.WindowUsed, &sites, &b.Version, &mac)
+	if err != nil {
 		return b, err
+	}
+	for _, t := range strings.Fields(sites) {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			return b, ErrRowTampered.Wrap(err, "Table registration_budgets, row %s/%s.", b.Tenant, b.Name)
+		}
+		b.Networks = append(b.Networks, p)
 	}
 	b.ExpiresAt, b.CreatedAt, b.WindowAt = timeOf(ends), timeOf(created), timeOf(window)
 	if err := db.cfg.Seal.Verify(mac, "registration_budgets", budgetFields(&b)...); err != nil {
@@ -109,10 +129,10 @@ func (db *DB) PutBudget(ctx context.Context, b bootstrap.Budget, was int64) erro
 	mac := db.cfg.Seal.MAC("registration_budgets", budgetFields(&b)...)
 	return db.put(ctx, sealedRow{table: "registration_budgets", name: pair(b.Tenant, b.Name), mac: mac, changed: bootstrap.ErrRegistrationChanged,
 		find: `SELECT mac FROM registration_budgets WHERE tenant = $1 AND name = $2`, key: []any{b.Tenant, b.Name}}, was,
-		`INSERT INTO registration_budgets (`+budgetColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (tenant, name) DO NOTHING`,
-		[]any{b.Tenant, b.Name, b.Template, b.Most, b.PerMinute, b.Outstanding, millis(b.ExpiresAt), b.CreatedBy, millis(b.CreatedAt), b.Used, millis(b.WindowAt), b.WindowUsed, b.Version, mac},
-		`UPDATE registration_budgets SET template = $1, most = $2, per_minute = $3, outstanding = $4, expires_at = $5, used = $6, window_at = $7, window_used = $8, version = $9, mac = $10 WHERE tenant = $11 AND name = $12 AND version = $13`,
-		[]any{b.Template, b.Most, b.PerMinute, b.Outstanding, millis(b.ExpiresAt), b.Used, millis(b.WindowAt), b.WindowUsed, b.Version, mac, b.Tenant, b.Name, was})
+		`INSERT INTO registration_budgets (`+budgetColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT (tenant, name) DO NOTHING`,
+		[]any{b.Tenant, b.Name, b.Template, b.Most, b.PerMinute, b.Outstanding, millis(b.ExpiresAt), b.CreatedBy, millis(b.CreatedAt), b.Used, millis(b.WindowAt), b.WindowUsed, networks(b.Networks), b.Version, mac},
+		`UPDATE registration_budgets SET template = $1, most = $2, per_minute = $3, outstanding = $4, expires_at = $5, used = $6, window_at = $7, window_used = $8, networks = $9, version = $10, mac = $11 WHERE tenant = $12 AND name = $13 AND version = $14`,
+		[]any{b.Template, b.Most, b.PerMinute, b.Outstanding, millis(b.ExpiresAt), b.Used, millis(b.WindowAt), b.WindowUsed, networks(b.Networks), b.Version, mac, b.Tenant, b.Name, was})
 }
 
 const grantStoreColumns = `tenant, holder, budget, certificate, state, origin, created_at, expires_at, request, result, version, mac`

@@ -123,8 +123,11 @@ type BillingGroupRequest struct {
 
 // BudgetRequest defines model for BudgetRequest.
 type BudgetRequest struct {
-	ExpiresAt   time.Time `json:"expires_at,omitempty,omitzero"`
-	Most        int64     `json:"most"`
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+	Most      int64     `json:"most"`
+
+	// Networks Prefixes from which the claim may be used; an empty list means everywhere, none leaves it as it is.
+	Networks    *[]string `json:"networks,omitempty"`
 	Outstanding int64     `json:"outstanding,omitempty,omitzero"`
 	PerMinute   int64     `json:"per_minute,omitempty,omitzero"`
 }
@@ -261,11 +264,14 @@ type ClaimRequest struct {
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
 	// Most Devices in all.
-	Most        int64  `json:"most"`
-	Name        string `json:"name"`
-	Outstanding int64  `json:"outstanding,omitempty,omitzero"`
-	PerMinute   int64  `json:"per_minute,omitempty,omitzero"`
-	Template    string `json:"template"`
+	Most int64  `json:"most"`
+	Name string `json:"name"`
+
+	// Networks Prefixes such as 10.1.0.0/16 from which the claim may be used (A47); none means everywhere.
+	Networks    []string `json:"networks,omitempty,omitzero"`
+	Outstanding int64    `json:"outstanding,omitempty,omitzero"`
+	PerMinute   int64    `json:"per_minute,omitempty,omitzero"`
+	Template    string   `json:"template"`
 }
 
 // DeclaredDocument defines model for DeclaredDocument.
@@ -1183,6 +1189,9 @@ type RegistrationBudget struct {
 	// Most In all.
 	Most int64  `json:"most"`
 	Name string `json:"name"`
+
+	// Networks Prefixes from which the claim may be used; none means everywhere.
+	Networks []string `json:"networks,omitempty,omitzero"`
 
 	// Open Those that wait now.
 	Open int64 `json:"open,omitempty,omitzero"`

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"net/netip"
 	"strings"
 
 	"hallmark/access"
@@ -18,11 +19,23 @@ import (
 )
 
 func budgetView(g *bootstrap.Budget) adminapi.RegistrationBudget {
-	return adminapi.RegistrationBudget{Name: g.Name, Most: g.Most, Used: g.Used, PerMinute: g.PerMinute, Outstanding: g.Outstanding, ExpiresAt: g.ExpiresAt, CreatedBy: g.CreatedBy, CreatedAt: g.CreatedAt}
+	v := adminapi.RegistrationBudget{Name: g.Name, Most: g.Most, Used: g.Used, PerMinute: g.PerMinute, Outstanding: g.Outstanding, ExpiresAt: g.ExpiresAt, CreatedBy: g.CreatedBy, CreatedAt: g.CreatedAt}
+	for _, p := range g.Networks {
+		v.Networks = append(v.Networks, p.String())
+	}
+	return v
 }
 
 func (b registrationAPI) putBudget(ctx context.Context, by access.Actor, name string, r adminapi.BudgetRequest) (adminapi.RegistrationBudget, error) {
-	g, err := b.claims.SetBudget(ctx, by, bootstrap.Budget{Name: name, Most: r.Most, PerMinute: r.PerMinute, Outstanding: r.Outstanding, ExpiresAt: r.ExpiresAt})
+	want := bootstrap.Budget{Name: name, Most: r.Most, PerMinute: r.PerMinute, Outstanding: r.Outstanding, ExpiresAt: r.ExpiresAt}
+	if r.Networks != nil {
+		list, err := bootstrap.ParseNetworks(*r.Networks)
+		if err != nil {
+			return adminapi.RegistrationBudget{}, err
+		}
+		want.Networks = append([]netip.Prefix{}, list...) // an empty list is not none
+	}
+	g, err := b.claims.SetBudget(ctx, by, want)
 	if err != nil {
 		return adminapi.RegistrationBudget{}, err
 	}
@@ -136,7 +149,11 @@ func (b registrationAPI) CreateClaim(ctx context.Context, by access.Actor, r adm
 	if err != nil {
 		return v, err
 	}
-	c, err := b.claims.CreateClaim(ctx, by, bootstrap.ClaimRequest{Name: r.Name, Template: r.Template, CSR: raw, Most: r.Most, PerMinute: r.PerMinute, Outstanding: r.Outstanding, ExpiresAt: r.ExpiresAt})
+	networks, err := bootstrap.ParseNetworks(r.Networks)
+	if err != nil {
+		return v, err
+	}
+	c, err := b.claims.CreateClaim(ctx, by, bootstrap.ClaimRequest{Name: r.Name, Template: r.Template, CSR: raw, Most: r.Most, PerMinute: r.PerMinute, Outstanding: r.Outstanding, ExpiresAt: r.ExpiresAt, Networks: networks})
 	if err != nil {
 		return v, err
 	}

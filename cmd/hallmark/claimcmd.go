@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -102,7 +103,7 @@ func newClaimCreateCmd(g *globals) *cobra.Command {
 	var until string
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Make a claim certificate with its budget, in claim.pem and claim.key", Args: cobra.ExactArgs(1),
-		Example: "  hallmark claim create lamps --template lamps --most 5000 --per-minute 60 --until 2027-12-31 --out fleet",
+		Example: "  hallmark claim create lamps --template lamps --most 5000 --per-minute 60 --until 2027-12-31 --network 10.1.0.0/16 --out fleet",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			r.Name = args[0]
 			if r.ExpiresAt, err = parseWhen(until); err != nil {
@@ -128,6 +129,7 @@ func newClaimCreateCmd(g *globals) *cobra.Command {
 	f.Int64Var(&r.PerMinute, "per-minute", 0, "devices a minute; 0 means no limit")
 	f.Int64Var(&r.Outstanding, "outstanding", 0, "certificates at a time that wait to be claimed; 100 if not given")
 	f.StringVar(&until, "until", "", "end of budget and certificate, such as 2027-01-31")
+	f.StringSliceVar(&r.Networks, "network", nil, "site from which it may be used, such as 10.1.0.0/16; everywhere if not given")
 	files.flags(c)
 	c.MarkFlagRequired("template")
 	c.MarkFlagRequired("most")
@@ -221,6 +223,7 @@ func newClaimShowCmd(g *globals) *cobra.Command {
 
 func newClaimBudgetCmd(g *globals) *cobra.Command {
 	var b budgetFlags
+	var networks []string
 	c := &cobra.Command{
 		Use: "budget ID", Short: "Change what a claim certificate may make; what was used stays counted", Args: cobra.ExactArgs(1),
 		Example: "  hallmark claim budget 5e3c... --most 8000 --per-minute 60 --outstanding 100",
@@ -228,6 +231,10 @@ func newClaimBudgetCmd(g *globals) *cobra.Command {
 			r, err := b.request()
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("network") {
+				networks = slices.DeleteFunc(networks, func(s string) bool { return s == "" })
+				r.Networks = &networks
 			}
 			api, err := g.admin(cmd.Context())
 			if err != nil {
@@ -241,6 +248,7 @@ func newClaimBudgetCmd(g *globals) *cobra.Command {
 		},
 	}
 	b.flags(c)
+	c.Flags().StringSliceVar(&networks, "network", nil, `site from which it may be used, such as 10.1.0.0/16; "" for everywhere`)
 	return c
 }
 

@@ -331,6 +331,7 @@ func (r *fleetRuntime) register(count func(name, help string, f func() int64), g
 	count("mqtt_slow_disconnects_total", "Subscribers that were too slow for QoS 1.", func() int64 { return b.Stats().SlowDisconnects })
 	count("mqtt_requests_failed_total", "Requests to reserved topics that failed inside.", func() int64 { return b.Stats().RequestsFailed })
 	count("mqtt_shared_certificates_total", "Alarms about one certificate on two connections: a key may have been copied.", r.shared.total.Load)
+	count("claims_foreign_total", "Requests with a claim certificate from outside its networks.", r.claims.Foreign.Load)
 	count("fabric_messages_out_total", "Messages that went to other nodes.", func() int64 { return b.Stats().RelayedOut })
 	count("fabric_messages_in_total", "Messages that came from other nodes.", func() int64 { return b.Stats().RelayedIn })
 	count("fabric_refused_total", "QoS 1 messages refused since another node did not answer.", func() int64 { return b.Stats().RelayFailures })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -270,7 +271,11 @@ func budgetFacts(b *adminapi.RegistrationBudget) []string {
 		}
 		return fmt.Sprint(n)
 	}
-	return []string{"used", fmt.Sprintf("%d of %d", b.Used, b.Most), "a minute", limit(b.PerMinute), "at a time", limit(b.Outstanding), "until", moment(b.ExpiresAt)}
+	out := []string{"used", fmt.Sprintf("%d of %d", b.Used, b.Most), "a minute", limit(b.PerMinute), "at a time", limit(b.Outstanding), "until", moment(b.ExpiresAt)}
+	if len(b.Networks) > 0 {
+		out = append(out, "from", strings.Join(b.Networks, " "))
+	}
+	return out
 }
 
 func newRegisteredCABudgetCmd(g *globals) *cobra.Command {
