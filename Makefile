@@ -4,6 +4,9 @@
 # make bench  benchmarks, short
 # make proof  the long proofs: hundreds of kills, fuzzing, millions of rows; hours
 # make build  bin/hallmark
+# make release  dist/hallmark, built twice to prove that it can be built again, with its
+#               bill of materials (CycloneDX) and hashes
+# make fips   the same with the validated Go Cryptographic Module: dist/hallmark-fips
 #
 # On Debian, run and test install the packages that are missing (as root).
 
@@ -12,7 +15,7 @@ VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 BENCHTIME ?= 1s
 FUZZTIME  ?= 60s
 
-.PHONY: run test check bench build proof setup clean
+.PHONY: run test check bench build proof release fips setup clean
 
 run: setup build
 	rm -rf demo
@@ -33,8 +36,14 @@ proof: setup
 build:
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/hallmark ./cmd/hallmark
 
+release:
+	@VERSION=$(VERSION) exec scripts/release.sh
+
+fips:
+	@FIPS=1 VERSION=$(VERSION) exec scripts/release.sh
+
 setup:
 	@scripts/setup.sh
 
 clean:
-	rm -rf bin demo
+	rm -rf bin demo dist

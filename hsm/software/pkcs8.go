@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/fips140"
 	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha1"
@@ -203,6 +204,9 @@ func derive(kdf pkix.AlgorithmIdentifier, passphrase token.Secret, size int) ([]
 		var h func() hash.Hash
 		switch prf := p.PRF.Algorithm; {
 		case len(prf) == 0, prf.Equal(oidHMACSHA1):
+			if fips140.Enabled() {
+				return nil, token.ErrFile.New("It is protected by PBKDF2 with SHA-1, which the FIPS build does not do; `openssl pkcs8 -topk8 -v2prf hmacWithSHA256` protects it anew.")
+			}
 			h = sha1.New // RFC 8018, Appendix A.2: the default
 		case prf.Equal(oidHMACSHA256):
 			h = sha256.New
@@ -222,6 +226,9 @@ func derive(kdf pkix.AlgorithmIdentifier, passphrase token.Secret, size int) ([]
 		}
 		return key, nil
 	case kdf.Algorithm.Equal(oidScrypt):
+		if fips140.Enabled() {
+			return nil, token.ErrFile.New("It is protected by scrypt, which the FIPS build does not do; `openssl pkcs8 -topk8 -v2prf hmacWithSHA256` protects it anew.")
+		}
 		var p scryptParams
 		if err := unmarshal(kdf.Parameters.FullBytes, &p); err != nil {
 			return nil, err
