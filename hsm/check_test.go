@@ -142,7 +142,7 @@ func TestCheckFirmware_RefusesECOnOldCards(t *testing.T) {
 // A22: what the token itself says when somebody tries to read or change the key.
 func TestGenerate_TokenKeepsTheKey(t *testing.T) {
 	tok := hsmtest.SoftHSM(t)
-	k := open(t, hsm.Config{})
+	k := open(t, hsm.Config{Direct: true})
 	generate(t, k, tok.URI("ca"), hsm.P256)
 	ctx := p11.New(tok.Module) // the keyring has initialised and logged in
 	slots, err := ctx.GetSlotList(true)

@@ -10,12 +10,15 @@
 //   - A wrong PIN reaches a token at most once per start (A23).
 //   - A dead token fails requests at once; it comes back without a restart, and
 //     only after a test signature verified with the public key seen first. That
-//     holds where a call into a module never returns, too: it is left behind in
-//     an instance of the module that nobody uses any more.
+//     holds where a module crashes or never returns, too: it runs in a process of
+//     its own, which is replaced (A24).
 //   - A key generated here can sign and do nothing else, and never leaves.
 //
-// A signature is not verified here. Who signs a certificate, CRL or answer
-// verifies it with the pinned public key before it leaves.
+// A key that more than one token holds is a [Group]: it fails over, spreads load
+// and verifies every signature with the pinned public key. The signature of a
+// single token is not verified here; who signs a certificate, CRL or answer
+// verifies it with the pinned public key before it leaves. How a key comes into
+// a second token, and the record of that, is a [Transfer].
 //
 // Standards: PKCS #11 v3.1, RFC 7512, RFC 5958 and RFC 8018 (files), NIST SP
 // 800-73-4 (PIV). Start reading at [Keyring].

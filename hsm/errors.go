@@ -23,4 +23,7 @@ var (
 	ErrOperation         = token.ErrOperation
 	ErrFile              = token.ErrFile
 	ErrClosed            = token.ErrClosed
+	ErrKeyDiffers        = token.ErrKeyDiffers
+	ErrWrongSignature    = token.ErrWrongSignature
+	ErrTransfer          = token.ErrTransfer
 )

@@ -2,6 +2,8 @@ package hsm_test
 
 import (
 	"encoding/pem"
+	"io"
+	"log/slog"
 	"os"
 	"testing"
 )
@@ -12,3 +14,5 @@ func writePEM(t testing.TB, name, kind string, der []byte) {
 		t.Fatal(err)
 	}
 }
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

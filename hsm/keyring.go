@@ -75,9 +75,18 @@ type Config struct {
 	PIN PINSource
 	// Metrics gets the figures; nil = they are kept but not shown.
 	Metrics prometheus.Registerer
+	// Direct loads PKCS #11 modules into this process instead of one of their
+	// own: some microseconds faster, and a crash of a module ends the service.
+	Direct bool
+	// Environment names variables of ours that the process of a module gets
+	// besides the usual ones.
+	Environment []string
 	// SignTimeout is after which a signature that does not return makes the
 	// token count as dead. 0 = 5 s.
 	SignTimeout time.Duration
+	// Groups are the keys that more than one token holds. Who opens one of their
+	// URIs gets a signer that fails over to the other tokens.
+	Groups []GroupConfig
 }
 
 // backend is one kind of key store. All methods are safe for concurrent use and
@@ -97,8 +106,21 @@ type Keyring struct {
 	cfg      Config
 	backends map[string]backend
 
+	metrics  *token.Metrics
+	groups   []*keyGroup
+	badGroup error // what is wrong with Config.Groups
+
 	mu     sync.Mutex
 	closed bool
+}
+
+// keyGroup is a configured group, opened at its first use.
+type keyGroup struct {
+	cfg  GroupConfig
+	uris []token.URI
+
+	mu   sync.Mutex // held while it is opened
+	open *Group
 }
 
 // Open makes a keyring. Nothing is loaded or logged in to before the first key
@@ -119,18 +141,57 @@ func Open(cfg Config) *Keyring {
 		SignTimeout: cfg.SignTimeout,
 		PIN:         cfg.PIN,
 		Metrics:     token.NewMetrics(cfg.Metrics),
+		Direct:      cfg.Direct,
+		Environment: cfg.Environment,
 	}
-	return &Keyring{cfg: cfg, backends: map[string]backend{
+	k := &Keyring{cfg: cfg, metrics: shared.Metrics, backends: map[string]backend{
 		token.SchemePKCS11: pkcs11.New(shared),
 		token.SchemePIV:    piv.New(shared),
 		token.SchemeFile:   software.New(shared),
 	}}
+	for _, g := range cfg.Groups {
+		uris, err := g.Check()
+		if err != nil && k.badGroup == nil {
+			k.badGroup = err
+		}
+		k.groups = append(k.groups, &keyGroup{cfg: g, uris: uris})
+	}
+	return k
 }
 
-// Signer opens the key that uri names. No key, or more than one, is a fault.
+// Signer opens the key that uri names. No key, or more than one, is a fault. A
+// key of a group is opened in every token that works.
 func (k *Keyring) Signer(ctx context.Context, uri string) (Signer, error) {
 	u, b, err := k.resolve(uri)
 	if err != nil {
+		return nil, err
+	}
+	if g := k.groupOf(u); g != nil {
+		return k.openGroup(ctx, g)
+	}
+	return b.Signer(ctx, u)
+}
+
+// CAKey is Signer for a key that signs certificates and lists: it refuses one
+// that is not protected as such a key must be (A22, S6) in every token before
+// it works there. Development lets every key pass.
+func (k *Keyring) CAKey(ctx context.Context, uri string, development bool) (Signer, error) {
+	u, b, err := k.resolve(uri)
+	if err != nil {
+		return nil, err
+	}
+	if g := k.groupOf(u); g != nil {
+		open, err := k.openGroup(ctx, g)
+		if err != nil || development {
+			return open, err
+		}
+		return open, open.allow(ctx)
+	}
+	a, err := b.Attributes(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckCAKey(a, development); err != nil {
 		return nil, err
 	}
 	return b.Signer(ctx, u)
@@ -188,6 +249,13 @@ func (k *Keyring) Close() error {
 		return nil
 	}
 	var errs []error
+	for _, g := range k.groups {
+		g.mu.Lock()
+		if g.open != nil {
+			g.open.close()
+		}
+		g.mu.Unlock()
+	}
 	for _, b := range k.backends {
 		errs = append(errs, b.Close())
 	}

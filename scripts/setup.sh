@@ -8,10 +8,11 @@ cd "$(dirname "$0")/.."
 packages="
 	gcc libc6-dev pkg-config libpcsclite-dev
 	softhsm2 opensc p11-kit p11-kit-modules
+	libtpm2-pkcs11-1 swtpm tpm2-tools libnss3 libnss3-tools
 	pcscd vsmartcard-vpcd
 	postgresql sqlite3 mosquitto mosquitto-clients
 	openssl gnutls-bin curl
-	chromium python3
+	chromium python3 zbar-tools
 	iproute2 util-linux tmux strace
 "
 

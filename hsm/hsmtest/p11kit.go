@@ -29,11 +29,17 @@ type Remote struct {
 // Server starts a token behind a server; the test's end stops it.
 func Server(t testing.TB) *Remote {
 	t.Helper()
+	return ServerLabel(t, "test")
+}
+
+// ServerLabel is [Server] for a token with the given label.
+func ServerLabel(t testing.TB, label string) *Remote {
+	t.Helper()
 	server, client := first(p11kitServers), first(p11kitClients)
 	if server == "" || client == "" {
 		Missing(t, "p11-kit: not installed; apt-get install -y --no-install-recommends p11-kit p11-kit-modules")
 	}
-	r := &Remote{Token: SoftHSM(t), server: server}
+	r := &Remote{Token: SoftHSMLabel(t, label), server: server}
 	r.provider = r.Module
 	// Socket paths are short by law; a test's directory may not be.
 	dir, err := os.MkdirTemp("", "p11")

@@ -205,11 +205,6 @@ func (s *Store) Attributes(ctx context.Context, u token.URI) (token.Attributes, 
 	if err != nil {
 		return token.Attributes{}, err
 	}
-	a := token.Attributes{
-		URI: u.Key(), Scheme: token.SchemePIV,
-		// NIST SP 800-73-4, Part 1, Section 3.3: a private key never leaves.
-		OnToken: token.Yes, Private: token.Yes, Sensitive: token.Yes, Extractable: token.No, Sign: token.Yes, Modifiable: token.No,
-	}
 	var info piv.KeyInfo
 	var id token.ID
 	err = c.do(ctx, func(yk *piv.YubiKey) error {
@@ -221,15 +216,10 @@ func (s *Store) Attributes(ctx context.Context, u token.URI) (token.Attributes, 
 	if err != nil {
 		return token.Attributes{}, err
 	}
+	a := attributesOf(u, info)
 	a.Token, a.Algorithm = id, token.AlgorithmOf(info.PublicKey)
 	if a.SPKI, err = x509.MarshalPKIXPublicKey(info.PublicKey); err != nil {
 		return token.Attributes{}, token.ErrUnsupported.Wrap(err, "The public key has no standard form.")
-	}
-	switch info.Origin {
-	case piv.OriginGenerated:
-		a.Local, a.AlwaysSensitive, a.NeverExtractable = token.Yes, token.Yes, token.Yes
-	case piv.OriginImported:
-		a.Local, a.AlwaysSensitive, a.NeverExtractable = token.No, token.No, token.No
 	}
 	return a, nil
 }

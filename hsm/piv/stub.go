@@ -42,3 +42,9 @@ func (*Store) Health(context.Context) []token.Health { return nil }
 
 // Close does nothing.
 func (*Store) Close() error { return nil }
+
+// Tokens fails.
+func (*Store) Tokens(context.Context, token.URI) ([]token.Info, error) { return nil, absent() }
+
+// Keys fails.
+func (*Store) Keys(context.Context, token.URI) ([]token.KeyInfo, error) { return nil, absent() }

@@ -51,14 +51,18 @@ var classes = map[p11.Error]class{
 	p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN: classPIN,
 }
 
-// classify looks through wrapping. What did not come from a module and has no
-// entry is the caller's.
+// classify looks through wrapping. A module whose process ended is a token that
+// is gone. What else did not come from a module, or has no entry, is the
+// caller's.
 func classify(err error) class {
 	var e p11.Error
-	if !errors.As(err, &e) {
-		return classCaller
+	if errors.As(err, &e) {
+		return classes[e]
 	}
-	return classes[e]
+	if errors.Is(err, errGone) {
+		return classToken
+	}
+	return classCaller
 }
 
 func isCode(err error, code uint) bool {

@@ -17,8 +17,8 @@ import (
 // outage looks like.
 var errNoToken = errors.New("the token is not present")
 
-// errUnanswered is that the first login of this process hangs.
-var errUnanswered = errors.New("the token has not answered to its PIN yet")
+// errUnanswered is that the first login of this process has no answer.
+var errUnanswered = errors.New("the token has not answered to its PIN; it is not sent again before a restart")
 
 // connect makes a new link without touching the module: find the token, log
 // in, find and prove every key. prev is the generation the caller saw; if the
@@ -48,12 +48,12 @@ func (d *device) connect(ctx context.Context, prev uint64) error {
 	keeper, keeperGen := d.keeper, d.keeperGen
 	var pinLow bool
 	var latency time.Duration
-	err = d.mod.do(d.cfg.SignTimeout, func(v visit, alive func() bool) error {
+	err = d.mod.do(d.loginLimit(), func(v visit, alive func() bool) error {
 		s, err := v.one(token.URI{Token: d.id.Label, Serial: d.id.Serial})
 		if err != nil {
 			return err
 		}
-		sess, err := v.ctx.OpenSession(s.number, p11.CKF_SERIAL_SESSION)
+		sess, err := v.ctx.openSession(s.number, p11.CKF_SERIAL_SESSION)
 		if err != nil {
 			return err
 		}
@@ -70,18 +70,17 @@ func (d *device) connect(ctx context.Context, prev uint64) error {
 			err = errSilent
 		}
 		if err != nil {
-			v.ctx.CloseSession(sess)
+			v.ctx.closeSession(sess)
 			return err
 		}
 		// The new keeper exists before the old one goes: closing the last session
 		// of a token logs out.
 		if keeperGen == v.gen && keeper != sess {
-			v.ctx.CloseSession(keeper)
+			v.ctx.closeSession(keeper)
 		}
 		keeper, keeperGen = sess, v.gen
 		next.modGen, next.slot, next.ctx = v.gen, s.number, v.ctx
 		pinLow = s.flags&p11.CKF_USER_PIN_COUNT_LOW != 0
-		d.mod.works(v)
 		return nil
 	})
 	if err != nil {
@@ -114,6 +113,9 @@ func (d *device) readPIN(ctx context.Context) error {
 		// Somebody failed before us; the last try is not ours to take.
 		return d.refuse(errors.New("only one try is left; log in once with the vendor's tool"))
 	}
+	if d.keypad() {
+		return nil
+	}
 	pin, err := d.cfg.PINFor(ctx, d.uri, d.id, "to use the keys of the token")
 	if err != nil {
 		return err
@@ -122,16 +124,18 @@ func (d *device) readPIN(ctx context.Context) error {
 	return nil
 }
 
-func (d *device) revealPIN() string {
+// copyPIN is the PIN for one call. The caller wipes it.
+func (d *device) copyPIN() token.Secret {
 	d.pinMu.Lock()
 	defer d.pinMu.Unlock()
-	return string(d.pin.Reveal())
+	return token.NewSecret(d.pin.Reveal())
 }
 
 // login uses the PIN once. A refusal is remembered for the life of the
 // process: a retry counter of three does not survive a reconnect loop (A23).
-// For the same reason a PIN that was not accepted yet is not sent while an
-// earlier try has no answer: that call hangs, and may have been counted.
+// For the same reason a PIN that was not accepted yet is not sent again when
+// the first try has no answer: the call hangs, or the module's process ended
+// under it, and nobody knows whether it was counted.
 func (d *device) login(v visit, sess p11.SessionHandle, s slot) error {
 	if s.flags&p11.CKF_LOGIN_REQUIRED == 0 {
 		return nil
@@ -148,13 +152,15 @@ func (d *device) login(v visit, sess p11.SessionHandle, s slot) error {
 		if asked {
 			return errUnanswered
 		}
-		defer func() {
-			registry.mu.Lock()
-			delete(registry.asking, key)
-			registry.mu.Unlock()
-		}()
 	}
-	err := v.ctx.Login(sess, p11.CKU_USER, d.revealPIN())
+	pin := d.copyPIN()
+	err := v.ctx.login(sess, p11.CKU_USER, pin)
+	pin.Wipe()
+	if !errors.Is(err, errGone) {
+		registry.mu.Lock()
+		delete(registry.asking, d.refusalKey())
+		registry.mu.Unlock()
+	}
 	switch {
 	case err == nil:
 		d.accepted.Store(true)
@@ -234,7 +240,7 @@ func (d *device) reconnect(gen uint64, silent bool) {
 			err = d.connect(context.Background(), gen)
 		}
 		if err != nil && !token.Fault(err, token.ErrPINRefused) {
-			if err = d.mod.restart(modGen, d.log); err == nil {
+			if err = d.mod.restart(modGen, silent, d.log); err == nil {
 				err = d.connect(context.Background(), gen)
 			}
 		}
@@ -262,7 +268,7 @@ func (d *device) reconnect(gen uint64, silent bool) {
 			return
 		case token.Fault(err, token.ErrModuleStuck) && !told:
 			told = true
-			d.log.Error("no further instance of the module may be loaded, restart the service", "error", err)
+			d.log.Error("calls hang in the module, which is loaded directly: restart the service", "error", err)
 		}
 		d.mu.Lock()
 		d.lastErr = err

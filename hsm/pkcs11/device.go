@@ -68,13 +68,15 @@ type device struct {
 	latency time.Duration
 	lastUse atomic.Int64 // unix nanoseconds of the last good signature
 
-	workers []*worker // the watch's own, once the device is started
+	workers []*worker
 
 	observe prometheus.Observer
 	inUse   prometheus.Gauge
 	queued  prometheus.Gauge
 	breaker prometheus.Gauge
 	stuck   prometheus.Gauge
+
+	replaced prometheus.Counter
 }
 
 // link is one connection to the token. Sessions and handles belong to it.
@@ -82,7 +84,7 @@ type link struct {
 	gen    uint64
 	modGen uint64
 	slot   uint
-	ctx    *p11.Ctx   // of the visit that made it; good in visits of modGen
+	ctx    *calls     // of the visit that made it; good in visits of modGen
 	genMu  sync.Mutex // one generation of a key at a time
 }
 
@@ -103,6 +105,8 @@ func newDevice(m *module, s slot, u token.URI, cfg token.Config) *device {
 		queued:  cfg.Metrics.Waiting.WithLabelValues(s.id.Label),
 		breaker: cfg.Metrics.Breaker.WithLabelValues(s.id.Label),
 		stuck:   cfg.Metrics.Stuck.WithLabelValues(s.id.Label),
+
+		replaced: cfg.Metrics.Replaced.WithLabelValues(s.id.Label),
 	}
 	return d
 }
@@ -114,7 +118,7 @@ func (d *device) start() {
 		w := &worker{d: d, reserved: i == d.cfg.Sessions}
 		d.workers = append(d.workers, w)
 		d.wg.Add(1)
-		go w.run(nil)
+		go w.run()
 	}
 	d.wg.Add(1)
 	go d.watch()
@@ -174,6 +178,7 @@ func (d *device) watch() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	d.lastUse.Store(time.Now().UnixNano())
+	_, counted := d.mod.figures()
 	for {
 		select {
 		case <-d.stop:
@@ -181,14 +186,17 @@ func (d *device) watch() {
 		case <-t.C:
 		}
 		now := time.Now()
-		for i, w := range d.workers {
+		for _, w := range d.workers {
 			w.expire(now)
-			if n := w.replaced(); n != nil {
-				d.workers[i] = n
-				go n.run(n.active.Load())
-			}
 		}
-		d.stuck.Set(float64(d.mod.stuckNow()))
+		if d.mod.lost() {
+			// Seen without a request: an idle token is back before it is needed.
+			d.lost(d.link.Load().gen, errGone)
+		}
+		stuck, replaced := d.mod.figures()
+		d.stuck.Set(float64(stuck))
+		d.replaced.Add(float64(replaced - counted))
+		counted = replaced
 		waiting, busy := d.q.load()
 		d.queued.Set(float64(waiting))
 		d.inUse.Set(float64(busy))
@@ -211,7 +219,7 @@ func (d *device) probe(ctx context.Context) error {
 	d.mu.Unlock()
 	began := time.Now()
 	return d.admin(ctx, 0, d.cfg.SignTimeout, func(l *link, sess p11.SessionHandle) error {
-		info, err := l.ctx.GetTokenInfo(l.slot)
+		info, err := l.ctx.tokenInfo(l.slot)
 		if err != nil {
 			return lostError{err}
 		}
@@ -295,11 +303,11 @@ func (d *device) adminOnce(flags uint, f func(*link, p11.SessionHandle) error, s
 	if l.modGen != v.gen {
 		return l, p11.Error(p11.CKR_SESSION_CLOSED) // the module was started anew: connect again
 	}
-	sess, err := v.ctx.OpenSession(l.slot, p11.CKF_SERIAL_SESSION|flags)
+	sess, err := v.ctx.openSession(l.slot, p11.CKF_SERIAL_SESSION|flags)
 	if err != nil {
 		return l, err
 	}
-	defer v.ctx.CloseSession(sess)
+	defer v.ctx.closeSession(sess)
 	return l, f(l, sess)
 }
 
@@ -341,8 +349,8 @@ func (d *device) health(ctx context.Context) token.Health {
 	h := token.Health{
 		Scheme: token.SchemePKCS11, Token: d.id, Keys: len(d.keys), Sessions: d.cfg.Sessions,
 		InUse: busy, Waiting: waiting, Latency: d.latency, PINLow: d.pinLow, Since: d.since,
-		Stuck: d.mod.stuckNow(),
 	}
+	h.Stuck, h.Replaced = d.mod.figures()
 	if l := d.link.Load(); l != nil {
 		h.Generation = l.gen
 	}
@@ -368,6 +376,7 @@ func (d *device) close() {
 	if was == stopped {
 		return
 	}
+	defer d.mod.letGo()
 	close(d.stop)
 	d.q.close(token.ErrClosed.New(""))
 	gone := make(chan struct{})
@@ -385,7 +394,7 @@ func (d *device) close() {
 			if gen != v.gen {
 				return nil
 			}
-			return v.ctx.CloseSession(keeper)
+			return v.ctx.closeSession(keeper)
 		})
 	}
 	d.keeperGen = 0

@@ -98,9 +98,9 @@ func (d *device) generate(sess p11.SessionHandle, l *link, u token.URI, spec tok
 		p11.NewAttribute(p11.CKA_SIGN_RECOVER, false),
 		p11.NewAttribute(p11.CKA_MODIFIABLE, false),
 	}
-	pubH, privH, err := l.ctx.GenerateKeyPair(sess, mech, public, append(private[:len(private):len(private)], optional...))
+	pubH, privH, err := l.ctx.generateKeyPair(sess, mech, public, append(private[:len(private):len(private)], optional...))
 	if isCode(err, p11.CKR_ATTRIBUTE_TYPE_INVALID) || isCode(err, p11.CKR_TEMPLATE_INCONSISTENT) {
-		pubH, privH, err = l.ctx.GenerateKeyPair(sess, mech, public, private)
+		pubH, privH, err = l.ctx.generateKeyPair(sess, mech, public, private)
 	}
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func (d *device) generate(sess p11.SessionHandle, l *link, u token.URI, spec tok
 	k, err := d.adopt(sess, l, u, pubH, privH)
 	if err != nil {
 		// Nothing was signed with it, so nothing is lost.
-		return nil, errors.Join(err, l.ctx.DestroyObject(sess, privH), l.ctx.DestroyObject(sess, pubH))
+		return nil, errors.Join(err, l.ctx.destroy(sess, privH), l.ctx.destroy(sess, pubH))
 	}
 	return k, nil
 }
@@ -133,9 +133,9 @@ func (d *device) adopt(sess p11.SessionHandle, l *link, u token.URI, pubH, privH
 	return k, k.resolve(l.ctx, sess, l.gen)
 }
 
-func publicTemplate(alg token.Algorithm) ([]*p11.Mechanism, []*p11.Attribute, error) {
+func publicTemplate(alg token.Algorithm) (*p11.Mechanism, []*p11.Attribute, error) {
 	if bits := alg.RSABits(); bits > 0 {
-		return []*p11.Mechanism{p11.NewMechanism(p11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil)}, []*p11.Attribute{
+		return p11.NewMechanism(p11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil), []*p11.Attribute{
 			p11.NewAttribute(p11.CKA_KEY_TYPE, p11.CKK_RSA),
 			p11.NewAttribute(p11.CKA_MODULUS_BITS, bits),
 			p11.NewAttribute(p11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
@@ -158,7 +158,7 @@ func publicTemplate(alg token.Algorithm) ([]*p11.Mechanism, []*p11.Attribute, er
 	if err != nil {
 		return nil, nil, err
 	}
-	return []*p11.Mechanism{p11.NewMechanism(mech, nil)}, []*p11.Attribute{
+	return p11.NewMechanism(mech, nil), []*p11.Attribute{
 		p11.NewAttribute(p11.CKA_KEY_TYPE, kind),
 		p11.NewAttribute(p11.CKA_EC_PARAMS, params),
 	}, nil

@@ -43,7 +43,7 @@ type Key struct {
 	alwaysAuth bool // wants the PIN for each signature
 
 	found atomic.Pointer[found]
-	plain []*p11.Mechanism // for ECDSA, EdDSA and RSA PKCS #1 v1.5
+	plain *p11.Mechanism // for ECDSA, EdDSA and RSA PKCS #1 v1.5
 }
 
 // found is where the key was in one generation of the link.
@@ -58,13 +58,13 @@ func newKey(d *device, u token.URI, pub crypto.PublicKey, alwaysAuth bool) (*Key
 	case k.alg == "":
 		return nil, token.ErrUnsupported.New("%s has a kind or size of key that we do not use.", k.name)
 	case k.alg == token.Ed25519:
-		k.plain = []*p11.Mechanism{p11.NewMechanism(ckmEDDSA, nil)}
+		k.plain = p11.NewMechanism(ckmEDDSA, nil)
 	case k.alg.Curve() != nil:
 		k.half = (k.alg.Curve().Params().BitSize + 7) / 8
 		// Tokens differ in which ECDSA_SHA* they offer; all take a digest.
-		k.plain = []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}
+		k.plain = p11.NewMechanism(p11.CKM_ECDSA, nil)
 	default:
-		k.plain = []*p11.Mechanism{p11.NewMechanism(p11.CKM_RSA_PKCS, nil)}
+		k.plain = p11.NewMechanism(p11.CKM_RSA_PKCS, nil)
 	}
 	return k, nil
 }
@@ -116,7 +116,7 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 // input is what goes to C_Sign.
 type input struct {
 	data []byte // ours: the caller may leave and reuse its own
-	mech []*p11.Mechanism
+	mech *p11.Mechanism
 }
 
 // digestInfo is the DER that stands before a digest in RFC 8017, Section 9.2.
@@ -161,7 +161,7 @@ var pssHashes = map[crypto.Hash][2]uint{
 	crypto.SHA512: {p11.CKM_SHA512, p11.CKG_MGF1_SHA512},
 }
 
-func pssMechanism(h crypto.Hash, o *rsa.PSSOptions) ([]*p11.Mechanism, error) {
+func pssMechanism(h crypto.Hash, o *rsa.PSSOptions) (*p11.Mechanism, error) {
 	salt := o.SaltLength
 	switch salt {
 	case rsa.PSSSaltLengthAuto, rsa.PSSSaltLengthEqualsHash:
@@ -172,22 +172,17 @@ func pssMechanism(h crypto.Hash, o *rsa.PSSOptions) ([]*p11.Mechanism, error) {
 		return nil, token.ErrUnsupported.New("The PSS salt must be as long as the hash, or shorter.")
 	}
 	p := pssHashes[h]
-	return []*p11.Mechanism{p11.NewMechanism(p11.CKM_RSA_PKCS_PSS, p11.NewPSSParams(p[0], p[1], uint(salt)))}, nil
+	return p11.NewMechanism(p11.CKM_RSA_PKCS_PSS, p11.NewPSSParams(p[0], p[1], uint(salt))), nil
 }
 
-// raw is SignInit and Sign. The caller owns sess and is in a visit with ctx.
-func (k *Key) raw(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, in input) ([]byte, error) {
-	if err := ctx.SignInit(sess, in.mech, h); err != nil {
-		return nil, err
+// raw is a signature in the form of the token. The caller owns sess and is in a visit with ctx.
+func (k *Key) raw(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle, in input) ([]byte, error) {
+	if !k.alwaysAuth {
+		return ctx.sign(sess, h, in.mech, in.data, nil)
 	}
-	if k.alwaysAuth {
-		// PKCS #11 v3.1, Section 5.6.8: CKA_ALWAYS_AUTHENTICATE wants this
-		// login between the two calls.
-		if err := ctx.Login(sess, p11.CKU_CONTEXT_SPECIFIC, k.d.revealPIN()); err != nil {
-			return nil, err
-		}
-	}
-	return ctx.Sign(sess, in.data)
+	pin := k.d.copyPIN()
+	defer pin.Wipe()
+	return ctx.sign(sess, h, in.mech, in.data, &pin)
 }
 
 // encode turns a token's signature into the form of crypto.Signer.
@@ -252,7 +247,7 @@ func (k *Key) forget(gen uint64) {
 
 // resolve finds the key in sess and tests it before its handle is used: after
 // a loss, the same name may belong to another key.
-func (k *Key) resolve(ctx *p11.Ctx, sess p11.SessionHandle, gen uint64) error {
+func (k *Key) resolve(ctx *calls, sess p11.SessionHandle, gen uint64) error {
 	handles, err := findObjects(ctx, sess, p11.CKO_PRIVATE_KEY, k.uri)
 	switch {
 	case err != nil:
@@ -276,7 +271,7 @@ func (k *Key) resolve(ctx *p11.Ctx, sess p11.SessionHandle, gen uint64) error {
 }
 
 // prove has the handle sign a challenge.
-func (k *Key) prove(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle) error {
+func (k *Key) prove(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle) error {
 	return token.Prove(k.pub, func(digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 		in, err := k.prepare(digest, opts)
 		if err != nil {

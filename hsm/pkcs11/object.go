@@ -21,7 +21,7 @@ import (
 
 // findObjects finds up to three objects of a class by the object name and id
 // of u, whichever it has.
-func findObjects(ctx *p11.Ctx, sess p11.SessionHandle, class uint, u token.URI) ([]p11.ObjectHandle, error) {
+func findObjects(ctx *calls, sess p11.SessionHandle, class uint, u token.URI) ([]p11.ObjectHandle, error) {
 	tmpl := []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, class), p11.NewAttribute(p11.CKA_TOKEN, true)}
 	if u.Object != "" {
 		tmpl = append(tmpl, p11.NewAttribute(p11.CKA_LABEL, u.Object))
@@ -29,40 +29,19 @@ func findObjects(ctx *p11.Ctx, sess p11.SessionHandle, class uint, u token.URI) 
 	if len(u.ID) > 0 {
 		tmpl = append(tmpl, p11.NewAttribute(p11.CKA_ID, u.ID))
 	}
-	if err := ctx.FindObjectsInit(sess, tmpl); err != nil {
-		return nil, err
-	}
-	var all []p11.ObjectHandle
-	for len(all) < 3 {
-		// Some modules give fewer than asked for although there are more.
-		h, _, err := ctx.FindObjects(sess, 3)
-		if err != nil {
-			ctx.FindObjectsFinal(sess)
-			return nil, err
-		}
-		if len(h) == 0 {
-			break
-		}
-		all = append(all, h...)
-	}
-	return all, ctx.FindObjectsFinal(sess)
+	return ctx.find(sess, tmpl, 3)
 }
 
 // attribute reads one attribute; nil if the token does not tell.
-func attribute(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, typ uint) ([]byte, error) {
-	a, err := ctx.GetAttributeValue(sess, h, []*p11.Attribute{p11.NewAttribute(typ, nil)})
-	switch {
-	case isCode(err, p11.CKR_ATTRIBUTE_TYPE_INVALID), isCode(err, p11.CKR_ATTRIBUTE_SENSITIVE):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case len(a) != 1:
+func attribute(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle, typ uint) ([]byte, error) {
+	v, err := ctx.attribute(sess, h, typ)
+	if isCode(err, p11.CKR_ATTRIBUTE_TYPE_INVALID) || isCode(err, p11.CKR_ATTRIBUTE_SENSITIVE) {
 		return nil, nil
 	}
-	return a[0].Value, nil
+	return v, err
 }
 
-func flag(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, typ uint) (token.Tri, error) {
+func flag(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle, typ uint) (token.Tri, error) {
 	v, err := attribute(ctx, sess, h, typ)
 	if err != nil || len(v) != 1 {
 		return token.Unknown, err
@@ -83,7 +62,7 @@ func number(v []byte) (uint64, bool) {
 // publicKey reads the public half of private key h: from its public key
 // object, from its certificate, or from the private key itself, because tokens
 // differ in which of them exist.
-func publicKey(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, u token.URI) (crypto.PublicKey, error) {
+func publicKey(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle, u token.URI) (crypto.PublicKey, error) {
 	by := u
 	id, err := attribute(ctx, sess, h, p11.CKA_ID)
 	if err != nil {
@@ -112,7 +91,7 @@ func publicKey(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, u token
 	return readPublic(ctx, sess, h)
 }
 
-func readPublic(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle) (crypto.PublicKey, error) {
+func readPublic(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle) (crypto.PublicKey, error) {
 	v, err := attribute(ctx, sess, h, p11.CKA_KEY_TYPE)
 	if err != nil {
 		return nil, err
@@ -200,7 +179,7 @@ func unwrapOctets(b []byte, size int) []byte {
 	return b
 }
 
-func findCertificate(ctx *p11.Ctx, sess p11.SessionHandle, u token.URI) (*x509.Certificate, error) {
+func findCertificate(ctx *calls, sess p11.SessionHandle, u token.URI) (*x509.Certificate, error) {
 	handles, err := findObjects(ctx, sess, p11.CKO_CERTIFICATE, u)
 	switch {
 	case err != nil:
@@ -223,7 +202,7 @@ func findCertificate(ctx *p11.Ctx, sess p11.SessionHandle, u token.URI) (*x509.C
 
 // readAttributes asks for every attribute singly: one that a token does not
 // know would spoil the answer for all.
-func readAttributes(ctx *p11.Ctx, sess p11.SessionHandle, h p11.ObjectHandle, a *token.Attributes) error {
+func readAttributes(ctx *calls, sess p11.SessionHandle, h p11.ObjectHandle, a *token.Attributes) error {
 	for _, f := range []struct {
 		typ uint
 		to  *token.Tri

@@ -20,13 +20,13 @@ type slot struct {
 
 // slots lists the present tokens that match u.
 func (v visit) slots(u token.URI) ([]slot, error) {
-	ids, err := v.ctx.GetSlotList(true)
+	ids, err := v.ctx.slots()
 	if err != nil {
 		return nil, err
 	}
 	var found []slot
 	for _, id := range ids {
-		info, err := v.ctx.GetTokenInfo(id)
+		info, err := v.ctx.tokenInfo(id)
 		if err != nil {
 			continue // another token's trouble, or ours: then it is not found
 		}

@@ -207,10 +207,16 @@ func (s *Store) opened(u token.URI) (*device, error) {
 }
 
 func (s *Store) open(u token.URI) (*device, error) {
-	m, err := moduleAt(u.ModulePath)
+	m, err := moduleAt(u.ModulePath, s.cfg)
 	if err != nil {
 		return nil, err
 	}
+	held := true // until a device holds it
+	defer func() {
+		if held {
+			m.letGo()
+		}
+	}()
 	m.openMu.Lock()
 	defer m.openMu.Unlock()
 	if d, err := s.opened(u); d != nil || err != nil {
@@ -233,6 +239,7 @@ func (s *Store) open(u token.URI) (*device, error) {
 		return nil, openFault(err, u)
 	}
 	d.start()
+	held = false
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
@@ -257,7 +264,7 @@ func (m *module) look(u token.URI, cfg token.Config) (slot, error) {
 	if err == nil || all > 0 {
 		return sl, err
 	}
-	if rerr := m.restart(gen, cfg.Log); rerr != nil {
+	if rerr := m.restart(gen, errors.Is(err, errSilent), cfg.Log); rerr != nil {
 		return sl, fmt.Errorf("%w, after: %w", rerr, err)
 	}
 	sl, _, err = m.lookOnce(u, cfg)
@@ -284,7 +291,7 @@ func openFault(err error, u token.URI) error {
 	switch {
 	case token.Fault(err, token.ErrModuleStuck):
 		return err
-	case errors.Is(err, errNoToken), errors.Is(err, errSilent), errors.Is(err, errPaused), errors.Is(err, errUnanswered),
+	case errors.Is(err, errNoToken), errors.Is(err, errSilent), errors.Is(err, errUnanswered),
 		classify(err) == classToken, classify(err) == classDoubtful:
 		return token.ErrTokenDown.Wrap(err, "No token matches %s.", token.URI{Scheme: u.Scheme, Token: u.Token, Serial: u.Serial}.Key()).After(busyRetry)
 	}

@@ -18,6 +18,9 @@ func New(token.Config) *Store { return &Store{} }
 // SetModuleEnv does nothing without cgo.
 func SetModuleEnv(module, name, value string) error { return nil }
 
+// SetModuleParameters does nothing without cgo.
+func SetModuleParameters(module, parameters string) error { return nil }
+
 func absent() error {
 	return token.ErrUnsupported.New("This program was built without PKCS #11 (CGO_ENABLED=0).")
 }
@@ -45,3 +48,14 @@ func (*Store) Health(context.Context) []token.Health { return nil }
 
 // Close does nothing.
 func (*Store) Close() error { return nil }
+
+// Tokens fails.
+func (*Store) Tokens(context.Context, token.URI) ([]token.Info, error) { return nil, absent() }
+
+// Keys fails.
+func (*Store) Keys(context.Context, token.URI) ([]token.KeyInfo, error) { return nil, absent() }
+
+// Replicate fails.
+func (*Store) Replicate(context.Context, token.URI, token.URI, token.Algorithm) (a, b token.Signer, w token.Wrapping, err error) {
+	return nil, nil, w, absent()
+}

@@ -21,36 +21,27 @@ type worker struct {
 	sess p11.SessionHandle
 	link *link // the link sess belongs to; nil = no session
 
-	// For the watch to see. Who takes active away ends the work on it.
-	active   atomic.Pointer[request]
-	visiting atomic.Pointer[instance] // while the worker is in a module
+	active atomic.Pointer[request] // for the watch to see
 }
 
-// run works until the queue is closed. r is the request of the worker that this
-// one replaces, nil if there is none.
-func (w *worker) run(r *request) {
-	for {
-		w.active.Store(nil)
-		if r = w.d.q.next(r, w.reserved); r == nil {
-			break
-		}
+// run works until the queue is closed.
+func (w *worker) run() {
+	defer w.d.wg.Done()
+	for r := w.d.q.next(nil, w.reserved); r != nil; r = w.d.q.next(r, w.reserved) {
 		r.began, r.gen = time.Now(), w.d.link.Load().gen
 		w.active.Store(r)
 		sig, err := w.sign(r)
+		w.active.Store(nil)
 		if err == nil {
 			w.d.lastUse.Store(r.began.UnixNano())
 		}
 		r.settle(sig, err)
-		if !w.active.CompareAndSwap(r, nil) {
-			return // somebody works in our place
-		}
 	}
 	w.drop()
-	w.d.wg.Done()
 }
 
-// expire gives up on a signature that takes longer than allowed. The thread
-// stays in the module; the breaker keeps others from following it.
+// expire gives up on a signature that takes longer than allowed: the breaker
+// keeps others from following it, and the module's process is ended for another.
 func (w *worker) expire(now time.Time) {
 	r := w.active.Load()
 	if r == nil || now.Sub(r.began) < w.d.cfg.SignTimeout {
@@ -59,20 +50,6 @@ func (w *worker) expire(now time.Time) {
 	err := fmt.Errorf("%w: a signature took longer than %v", errSilent, w.d.cfg.SignTimeout)
 	w.d.lost(r.gen, err)
 	r.settle(nil, w.d.downFault(err))
-}
-
-// replaced is a worker in the place of w, if w is in an instance that was given
-// up: its call may never return. It takes over the request, for the queue to
-// count, and the place in the device's wait group.
-func (w *worker) replaced() *worker {
-	r, inst := w.active.Load(), w.visiting.Load()
-	if r == nil || inst == nil || !inst.givenUp.Load() || !w.active.CompareAndSwap(r, nil) {
-		return nil
-	}
-	r.settle(nil, w.d.downFault(errSilent))
-	n := &worker{d: w.d, reserved: w.reserved}
-	n.active.Store(r)
-	return n
 }
 
 // sign signs, with one retry for a lost session and one for a lost login, which
@@ -136,18 +113,14 @@ func (w *worker) once(r *request) ([]byte, *link, error) {
 	if err != nil {
 		return nil, l, err
 	}
-	w.visiting.Store(v.inst)
-	defer func() {
-		w.visiting.Store(nil)
-		v.leave()
-	}()
+	defer v.leave()
 	if l.modGen != v.gen {
 		// Another token of the module made it start anew: our login is gone.
 		return nil, l, p11.Error(p11.CKR_USER_NOT_LOGGED_IN)
 	}
 	if w.link != l {
 		w.dropIn(v)
-		sess, err := v.ctx.OpenSession(l.slot, p11.CKF_SERIAL_SESSION)
+		sess, err := v.ctx.openSession(l.slot, p11.CKF_SERIAL_SESSION)
 		if err != nil {
 			return nil, l, err
 		}
@@ -192,15 +165,15 @@ func (w *worker) find(k *Key, l *link) error {
 }
 
 func (d *device) whyNoKey(sess p11.SessionHandle, l *link, u token.URI) error {
-	info, err := l.ctx.GetTokenInfo(l.slot)
+	info, err := l.ctx.tokenInfo(l.slot)
 	if err != nil {
 		return lostError{err}
 	}
-	si, err := l.ctx.GetSessionInfo(sess)
+	state, err := l.ctx.sessionState(sess)
 	if err != nil {
 		return err
 	}
-	loggedIn := si.State == p11.CKS_RO_USER_FUNCTIONS || si.State == p11.CKS_RW_USER_FUNCTIONS
+	loggedIn := state == p11.CKS_RO_USER_FUNCTIONS || state == p11.CKS_RW_USER_FUNCTIONS
 	if info.Flags&p11.CKF_LOGIN_REQUIRED != 0 && !loggedIn {
 		return p11.Error(p11.CKR_USER_NOT_LOGGED_IN)
 	}
@@ -213,9 +186,7 @@ func (w *worker) drop() {
 		return
 	}
 	if v, err := w.d.mod.enter(); err == nil {
-		w.visiting.Store(v.inst)
 		w.dropIn(v)
-		w.visiting.Store(nil)
 		v.leave()
 	}
 	w.link = nil
@@ -224,7 +195,7 @@ func (w *worker) drop() {
 func (w *worker) dropIn(v visit) {
 	// A handle from before a re-initialisation may be somebody else's now.
 	if w.link != nil && w.link.modGen == v.gen {
-		v.ctx.CloseSession(w.sess)
+		v.ctx.closeSession(w.sess)
 	}
 	w.link = nil
 }

@@ -39,30 +39,47 @@ func CheckDigest(alg Algorithm, digest []byte, opts crypto.SignerOpts) error {
 	return nil
 }
 
+// ProbePrefix begins what a test signature signs. The rest is random, so no
+// test signature can be one over a certificate or a list, and whoever reads the
+// audit log of a token can tell the tests from the work.
+const ProbePrefix = "hallmark-probe-1"
+
+// Challenge is what a test signature of the key signs.
+func Challenge(pub crypto.PublicKey) ([]byte, crypto.SignerOpts) {
+	challenge := make([]byte, 32)
+	rand.Read(challenge[copy(challenge, ProbePrefix):])
+	if AlgorithmOf(pub) == Ed25519 {
+		return challenge, crypto.Hash(0)
+	}
+	return challenge, crypto.SHA256
+}
+
 // Prove has a random challenge signed and verifies it with pub: the only proof
 // that a private key is there, works, and is the one that is meant.
 func Prove(pub crypto.PublicKey, sign func(digest []byte, opts crypto.SignerOpts) ([]byte, error)) error {
-	challenge := make([]byte, 32)
-	rand.Read(challenge)
-	var opts crypto.SignerOpts = crypto.SHA256
-	if AlgorithmOf(pub) == Ed25519 {
-		opts = crypto.Hash(0)
-	}
+	challenge, opts := Challenge(pub)
 	sig, err := sign(challenge, opts)
 	if err != nil {
 		return err
 	}
-	good := false
-	switch p := pub.(type) {
-	case *ecdsa.PublicKey:
-		good = ecdsa.VerifyASN1(p, challenge, sig)
-	case *rsa.PublicKey:
-		good = rsa.VerifyPKCS1v15(p, crypto.SHA256, challenge, sig) == nil
-	case ed25519.PublicKey:
-		good = ed25519.Verify(p, challenge, sig)
-	}
-	if !good {
+	if !Verify(pub, challenge, opts, sig) {
 		return ErrOperation.New("The private key does not fit its public key.")
 	}
 	return nil
+}
+
+// Verify tells whether sig is what SignContext promises for digest and opts.
+func Verify(pub crypto.PublicKey, digest []byte, opts crypto.SignerOpts, sig []byte) bool {
+	switch p := pub.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(p, digest, sig)
+	case *rsa.PublicKey:
+		if pss, ok := opts.(*rsa.PSSOptions); ok {
+			return rsa.VerifyPSS(p, pss.HashFunc(), digest, sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto}) == nil
+		}
+		return rsa.VerifyPKCS1v15(p, opts.HashFunc(), digest, sig) == nil
+	case ed25519.PublicKey:
+		return ed25519.Verify(p, digest, sig)
+	}
+	return false
 }

@@ -33,11 +33,17 @@ var (
 	ErrModule = fault.Define(fault.Invalid, "hsm-module-invalid",
 		"The PKCS #11 module cannot be loaded.", "Correct module-path; it must name an installed shared object.")
 	ErrModuleStuck = fault.Define(fault.Unavailable, "hsm-module-stuck",
-		"Calls hang in the PKCS #11 module and no further instance of it may be loaded.", "Restart the service, then find out why the token does not answer.")
+		"Calls hang in the PKCS #11 module, which is loaded into the service itself.", "Restart the service, and let the module run in a process of its own (tokens.direct: false).")
 	ErrOperation = fault.Define(fault.Internal, "hsm-operation-failed",
 		"The token answered with an error but is alive.", "See the log for the token's return code.")
 	ErrFile = fault.Define(fault.Invalid, "hsm-file-invalid",
 		"The key file cannot be used.", "It must be an encrypted PKCS #8 PEM file of mode 0600.")
+	ErrKeyDiffers = fault.Define(fault.Conflict, "hsm-key-differs",
+		"A token holds another key under this name than the other tokens.", "Compare the public keys (hallmark hsm keys) and correct tokens.groups; a token with another key is never used.")
+	ErrWrongSignature = fault.Define(fault.Internal, "hsm-signature-wrong",
+		"A token made a signature that is not the key's; it was destroyed.", "Take the token out of use and find out who changed it.")
+	ErrTransfer = fault.Define(fault.Invalid, "hsm-transfer-invalid",
+		"The record of a key's transfer does not prove what it says.", "Bring the record that hallmark hsm replicate wrote for this key and these tokens.")
 	ErrClosed = fault.Define(fault.Unavailable, "hsm-closed",
 		"The keyring was closed.", "Open it again; this happens while the process stops.")
 )

@@ -188,7 +188,8 @@ type Health struct {
 	Generation uint64        // rises with each reconnection
 	Latency    time.Duration // of the last test signature
 	PINLow     bool          // the token says that a wrong PIN was tried since the last login
-	Stuck      int           // instances of the token's module that were given up because calls hang in them
+	Stuck      int           // calls that hang in the token's module, where it is loaded into this process
+	Replaced   int           // processes of the token's module that were ended or lost, and replaced
 	LastError  string
 	Since      time.Time // of this state
 }

@@ -96,7 +96,7 @@ func ReadSource(source string) (Secret, error) {
 		// systemd itself guards this directory and may set mode 0440.
 		return readSecretFile(filepath.Join(dir, rest), false)
 	}
-	return Secret{}, ErrPINMissing.New("A source is file:/path, env:NAME or credential:NAME.")
+	return Secret{}, ErrPINMissing.New("A source is file:/path, env:NAME, credential:NAME, prompt: or protected:.")
 }
 
 func readSecretFile(name string, strict bool) (Secret, error) {

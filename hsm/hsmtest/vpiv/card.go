@@ -28,6 +28,8 @@ type Card struct {
 	keys    map[byte]*key
 	objects map[string][]byte
 
+	attestor *authority // made by the first ATTEST
+
 	// Volatile: gone with the power.
 	selected bool
 	verified bool
@@ -186,6 +188,8 @@ func (c *Card) run(ins, p1, p2 byte, data []byte, fresh bool) ([]byte, uint16) {
 		return nil, c.putData(data)
 	case 0xf7:
 		return c.metadata(p2)
+	case 0xf9:
+		return c.attest(p1)
 	}
 	return nil, swNoINS
 }
