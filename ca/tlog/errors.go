@@ -40,4 +40,19 @@ var (
 	ErrLeaf = fault.Define(fault.Internal, "tlog-leaf",
 		"A leaf's facts do not give its entry.",
 		"Run fsck and restore the row it names from a backup.")
+	ErrCosigner = fault.Define(fault.Invalid, "tlog-cosigner",
+		"This is not a witness's verifier key.",
+		"Use the line that hallmark witness key prints: NAME+HASH+KEY.")
+	ErrCosignature = fault.Define(fault.Unavailable, "tlog-cosignature",
+		"The witness did not sign the checkpoint.",
+		"Compare the witness's verifier key with the one in the configuration.")
+	ErrQuorum = fault.Define(fault.Unavailable, "tlog-quorum",
+		"Too few witnesses signed the checkpoint.",
+		"See which witnesses are silent (hallmark log show) and why; the log goes on meanwhile.")
+	ErrPublish = fault.Define(fault.Internal, "tlog-publish",
+		"The directory of published tiles is not what this log published.",
+		"Find out who wrote there; publish to an empty directory if it was never this log's.")
+	ErrSource = fault.Define(fault.Unavailable, "tlog-source",
+		"The copy of the log cannot be read.",
+		"Give the directory or the URL that has the file checkpoint and the directory tile.")
 )

@@ -1,6 +1,7 @@
 package tlog
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -18,15 +19,19 @@ const (
 
 // Handler serves /checkpoint and /tile/… as C2SP tlog-tiles lays them out. Both
 // are public: they hold hashes only. Entries are not served.
-func (l *Log) Handler() http.Handler {
+func (l *Log) Handler() http.Handler { return l.HandlerOf(l.Source().Note) }
+
+// HandlerOf is [Log.Handler] with a checkpoint of the caller's choice, such as
+// the newest that witnesses signed.
+func (l *Log) HandlerOf(note func(ctx context.Context) ([]byte, error)) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /checkpoint", func(w http.ResponseWriter, r *http.Request) {
-		c, err := l.Checkpoint(r.Context())
+		signed, err := note(r.Context())
 		if err != nil {
 			l.refuse(w, r, err)
 			return
 		}
-		serve(w, "text/plain; charset=utf-8", cacheNews, c.Note)
+		serve(w, "text/plain; charset=utf-8", cacheNews, signed)
 	})
 	mux.HandleFunc("GET /tile/", func(w http.ResponseWriter, r *http.Request) {
 		level, index, width, err := ParseTilePath(strings.TrimPrefix(r.URL.Path, "/"))

@@ -79,6 +79,16 @@ func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	return c, err
 }
 
+// Newest is [Log.Checkpoint], or a signed checkpoint of the empty tree, which
+// every log extends, before the first integration.
+func (l *Log) Newest(ctx context.Context) (Checkpoint, error) {
+	c, err := l.Checkpoint(ctx)
+	if errors.Is(err, ErrPending) {
+		return l.signer.sign(0, emptyRoot)
+	}
+	return c, err
+}
+
 // current reads the stored checkpoint. What the row says must be what was
 // signed: a database writer can change both size and root, but not sign them.
 func (l *Log) current(ctx context.Context) (Checkpoint, error) {
@@ -233,6 +243,11 @@ func (l *Log) edge(ctx context.Context, c Checkpoint) (*edge, error) {
 
 // extends says whether the tree of newer contains that of older.
 func (l *Log) extends(ctx context.Context, newer, older Checkpoint) error {
+	return extends(l.reader(ctx, newer), newer, older)
+}
+
+// extends reads the tree of newer.
+func extends(r merkle.HashReader, newer, older Checkpoint) error {
 	switch {
 	case older.Size == 0:
 		return nil
@@ -244,9 +259,9 @@ func (l *Log) extends(ctx context.Context, newer, older Checkpoint) error {
 		}
 		return nil
 	}
-	root, err := merkle.TreeHash(older.Size, l.reader(ctx, newer))
+	root, err := merkle.TreeHash(older.Size, r)
 	if err != nil {
-		return l.readFault(err)
+		return readFault(err)
 	}
 	if root != older.Root {
 		return ErrForked.New("The tree at %d leaves does not contain the one at %d.", newer.Size, older.Size)
@@ -330,3 +345,6 @@ func (l *Log) compare(ctx context.Context, want Tile) error {
 		return f
 	}
 }
+
+// Origin is the log's name.
+func (l *Log) Origin() string { return l.signer.Name() }

@@ -2,6 +2,7 @@ package tlog
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 
 	"hallmark/internal/fault"
@@ -43,9 +44,9 @@ func (r *tileReader) SaveTiles([]merkle.Tile, [][]byte) {}
 
 // readFault keeps a fault or a cancelled context; what else the library says is
 // about tiles that do not hash to the root.
-func (l *Log) readFault(err error) error {
+func readFault(err error) error {
 	var f *fault.Fault
-	if errors.As(err, &f) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if err == nil || errors.As(err, &f) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return ErrCorrupt.Wrap(err, "")
@@ -67,7 +68,7 @@ func (l *Log) inclusion(ctx context.Context, c Checkpoint, index, size int64) ([
 	}
 	proof, err := merkle.ProveRecord(size, index, l.reader(ctx, c))
 	if err != nil {
-		return nil, l.readFault(err)
+		return nil, readFault(err)
 	}
 	return proof, nil
 }
@@ -87,7 +88,7 @@ func (l *Log) ConsistencyProof(ctx context.Context, older, newer int64) ([]Hash,
 	}
 	proof, err := merkle.ProveTree(newer, older, l.reader(ctx, c))
 	if err != nil {
-		return nil, l.readFault(err)
+		return nil, readFault(err)
 	}
 	return proof, nil
 }
@@ -95,9 +96,12 @@ func (l *Log) ConsistencyProof(ctx context.Context, older, newer int64) ([]Hash,
 // Receipt proves one event to someone who has nothing but the log's verifier
 // key. Without a checkpoint it is a promise: recorded, not integrated yet.
 type Receipt struct {
-	Leaf       Leaf   `json:"leaf"`
-	Proof      []Hash `json:"proof,omitempty"`
-	Checkpoint string `json:"checkpoint,omitempty"` // the signed note
+	Leaf Leaf `json:"leaf"`
+	// Certificate is the DER that an issuance is about, so that the receipt
+	// stands alone; may be left out.
+	Certificate []byte `json:"certificate,omitempty"`
+	Proof       []Hash `json:"proof,omitempty"`
+	Checkpoint  string `json:"checkpoint,omitempty"` // the signed note
 }
 
 // Pending says whether the receipt waits for a checkpoint.
@@ -113,17 +117,34 @@ func (l *Log) Receipt(ctx context.Context, leaf Leaf) (*Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	if leaf.Index < 0 || leaf.Index >= c.Size {
-		return nil, ErrPending.New("Leaf %d, the checkpoint has %d.", leaf.Index, c.Size)
+	return l.receipt(ctx, leaf, c, c)
+}
+
+// ReceiptUnder is [Log.Receipt] under an older checkpoint of this log, such as
+// one that witnesses signed.
+func (l *Log) ReceiptUnder(ctx context.Context, leaf Leaf, under Checkpoint) (*Receipt, error) {
+	if err := leaf.Check(); err != nil {
+		return nil, err
 	}
-	proof, err := l.inclusion(ctx, c, leaf.Index, c.Size)
+	c, err := l.current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := merkle.CheckRecord(proof, c.Size, c.Root, leaf.Index, MerkleLeaf(leaf.Entry)); err != nil {
+	return l.receipt(ctx, leaf, c, under)
+}
+
+func (l *Log) receipt(ctx context.Context, leaf Leaf, newest, under Checkpoint) (*Receipt, error) {
+	if leaf.Index < 0 || leaf.Index >= under.Size {
+		return nil, ErrPending.New("Leaf %d, the checkpoint has %d.", leaf.Index, under.Size)
+	}
+	proof, err := l.inclusion(ctx, newest, leaf.Index, under.Size)
+	if err != nil {
+		return nil, err
+	}
+	if err := merkle.CheckRecord(proof, under.Size, under.Root, leaf.Index, MerkleLeaf(leaf.Entry)); err != nil {
 		return nil, ErrCorrupt.Wrap(err, "Leaf %d is not what was integrated.", leaf.Index)
 	}
-	return &Receipt{Leaf: leaf, Proof: proof, Checkpoint: string(c.Note)}, nil
+	return &Receipt{Leaf: leaf, Proof: proof, Checkpoint: string(under.Note)}, nil
 }
 
 // VerifyReceipt checks a receipt without any I/O: the facts give the entry, the
@@ -143,11 +164,27 @@ func VerifyReceipt(r *Receipt, verifierKey string) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, err
 	}
+	return c, r.under(c)
+}
+
+// VerifyUnder is [VerifyReceipt] against a checkpoint that the caller opened
+// himself, whatever the receipt carries.
+func (r *Receipt) VerifyUnder(c Checkpoint) error {
+	if err := r.Leaf.Check(); err != nil {
+		return ErrReceipt.Wrap(err, "Its facts are not those of its entry.")
+	}
+	return r.under(c)
+}
+
+func (r *Receipt) under(c Checkpoint) error {
+	if r.Certificate != nil && (r.Leaf.Type != Issue || sha256.Sum256(r.Certificate) != r.Leaf.Subject) {
+		return ErrReceipt.New("It is not about the certificate that it carries.")
+	}
 	if r.Leaf.Index < 0 || r.Leaf.Index >= c.Size {
-		return Checkpoint{}, ErrReceipt.New("Its index is beyond its checkpoint.")
+		return ErrReceipt.New("Its index is beyond its checkpoint.")
 	}
 	if err := merkle.CheckRecord(r.Proof, c.Size, c.Root, r.Leaf.Index, MerkleLeaf(r.Leaf.Entry)); err != nil {
-		return Checkpoint{}, ErrReceipt.Wrap(err, "")
+		return ErrReceipt.Wrap(err, "")
 	}
-	return c, nil
+	return nil
 }

@@ -164,6 +164,15 @@ func (c *Client) Commit(ctx context.Context, r factoryapi.CommitRequest) (a fact
 	return a, err
 }
 
+// Receipts asks for the transparency log's receipts of certificates that this
+// station asked for; those without a checkpoint are left out of the answer.
+func (c *Client) Receipts(ctx context.Context, serials []string) (a factoryapi.ReceiptAnswer, err error) {
+	err = c.retry.do(ctx, "receipts", &a, func(ctx context.Context) (*http.Response, error) {
+		return c.api.FetchReceipts(ctx, factoryapi.ReceiptRequest{Serials: serials})
+	})
+	return a, err
+}
+
 // Renew asks for a certificate for the station's next key.
 func (c *Client) Renew(ctx context.Context, csr []byte) (s factoryapi.StationCertificate, err error) {
 	err = c.retry.do(ctx, "renew", &s, func(ctx context.Context) (*http.Response, error) {

@@ -31,6 +31,9 @@ const maxBody = 64 << 10
 // Server answers stations.
 type Server struct {
 	P *provisioner.Provisioner
+	// Receipts gives the log's verifier key and those receipts of a station's
+	// certificates that there are; nil answers with none.
+	Receipts func(ctx context.Context, st access.Actor, serials []ca.Serial) (logKey string, receipts map[ca.Serial][]byte, err error)
 	// FactoryURL is told to stations at enrolment; "" leaves it out.
 	FactoryURL func() string
 }
@@ -109,6 +112,43 @@ func (s *Server) Commit(w http.ResponseWriter, r *http.Request, st access.Actor)
 	return write(w, factoryapi.CommitAnswer{Unit: u.Unit, State: u.State, Proven: u.Proven})
 }
 
+// maxReceipts is how many receipts one request may ask for.
+const maxReceipts = 100
+
+// FetchReceipts answers POST /factory/v1/receipts.
+func (s *Server) FetchReceipts(w http.ResponseWriter, r *http.Request, st access.Actor) error {
+	var q factoryapi.ReceiptRequest
+	if err := read(r, &q); err != nil {
+		return err
+	}
+	if len(q.Serials) == 0 || len(q.Serials) > maxReceipts {
+		return ErrReceipts.New("There are %d.", len(q.Serials))
+	}
+	serials := make([]ca.Serial, 0, len(q.Serials))
+	for _, text := range q.Serials {
+		serial, err := ca.ParseSerial(text)
+		if err != nil {
+			return err
+		}
+		serials = append(serials, serial)
+	}
+	out := factoryapi.ReceiptAnswer{Receipts: []factoryapi.StationReceipt{}}
+	if s.Receipts != nil {
+		key, found, err := s.Receipts(r.Context(), st, serials)
+		if err != nil {
+			return err
+		}
+		out.LogKey = key
+		for i, serial := range serials {
+			if text, ok := found[serial]; ok {
+				out.Receipts = append(out.Receipts, factoryapi.StationReceipt{Serial: q.Serials[i], Receipt: text})
+				delete(found, serial)
+			}
+		}
+	}
+	return write(w, out)
+}
+
 // Renew answers POST /factory/v1/station/renew.
 func (s *Server) Renew(w http.ResponseWriter, r *http.Request, st access.Actor) error {
 	var q factoryapi.RenewRequest
@@ -166,6 +206,9 @@ func body(r *http.Request) ([]byte, error) {
 // ErrMediaType refuses what is not sent as JSON: another reader of the request
 // would not take it for JSON either.
 var ErrMediaType = fault.Define(fault.Invalid, "station-media-type", "The request is not sent as JSON.", "Send it with the content type application/json.")
+
+// ErrReceipts refuses a request for no receipts, or for too many at once.
+var ErrReceipts = fault.Define(fault.Invalid, "station-receipts", "A request asks for 1 to 100 receipts.", "Ask for the others in another request.")
 
 func read(r *http.Request, into any) error {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
