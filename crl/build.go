@@ -1,12 +1,15 @@
 package crl
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hallmark/ca"
@@ -15,12 +18,17 @@ import (
 )
 
 // mode says how a list is made.
-type mode bool
+type mode uint8
 
 const (
-	changesOnly mode = false // the last list, with what changed since
-	full        mode = true  // from the table, without what expired
+	changesOnly mode = iota // the last list, with what changed since
+	full                    // compared with the table, without what expired
+	again                   // as changesOnly, also when nothing changed
 )
+
+// sampleEntries is how many entries from either end of a list the lints look at;
+// every entry is read when its piece is made.
+const sampleEntries = 20
 
 // update makes and publishes one list. The steps are in this order so that
 // nothing is served that is not stored, and nothing is stored that was not read
@@ -41,15 +49,18 @@ func (p *Publisher) update(ctx context.Context, id listID, m mode) (err error) {
 	}
 	for range maxTries {
 		// 1. what is published
+		asked := time.Now()
 		last, old, err := p.load(ctx, id, a)
 		if err != nil {
 			return err
 		}
 		mode := m
-		if last == nil || p.stale(last, p.now()) {
+		if last == nil || m == changesOnly && p.stale(last, p.now()) {
 			mode = full
 		}
 		// 2. what it should say
+		began := time.Now()
+		p.Stats.loading.Store(int64(began.Sub(asked)))
 		d, err := p.draft(ctx, id, last, old, mode)
 		if err != nil {
 			return err
@@ -63,18 +74,31 @@ func (p *Publisher) update(ctx context.Context, id listID, m mode) (err error) {
 				return err
 			}
 		}
-		out, err := p.cfg.CA.SignList(ctx, id.authority, appendTBS(&d.header, d.entries))
+		front, back := d.frame(d.entries.size)
+		sig, err := p.cfg.CA.SignListPieces(ctx, id.authority, &ca.ListPieces{Front: front, Entries: d.entries.octets(), Back: back, Sample: d.entries.sample(sampleEntries)})
 		if err != nil {
 			return err
 		}
+		head, tail := envelope(front, back, d.SigAlg, sig, d.entries.size)
+		next := &published{Number: d.Number, ThisUpdate: d.ThisUpdate, NextUpdate: d.NextUpdate, URL: d.URL, front: head, entries: d.entries, back: tail, leaf: d.leaf}
+		next.etag = etag(append(head[:len(head):len(head)], tail...)) // the signature is about all of it
+		p.Stats.building.Store(int64(time.Since(began)))
 		// 4. read back
-		next, err := p.check(out, a, last, d)
-		if err != nil {
+		if err := p.check(next, a, last, d); err != nil {
 			return err
+		}
+		if p.cfg.Deltas {
+			if ref := p.refer(last, p.now()); ref != nil {
+				if next.delta, err = p.makeDelta(ctx, id, a, ref, d); err != nil {
+					return err
+				}
+				next.ref = ref
+			}
 		}
 		// 5. store, if no other node was faster
-		head := ListHead{id.authority, id.shard, next.Number, next.ThisUpdate, next.NextUpdate, d.leaf}
-		err = p.cfg.Store.PutList(ctx, StoredList{head, out}, old)
+		row := next.row(id)
+		row.keep(next, last, old)
+		err = p.cfg.Store.PutList(ctx, row, old)
 		if errors.Is(err, ErrListMoved) {
 			p.Stats.Moved.Add(1)
 			continue
@@ -82,10 +106,11 @@ func (p *Publisher) update(ctx context.Context, id listID, m mode) (err error) {
 		if err != nil {
 			return stored(err)
 		}
+		next.stored = row.Pieces != nil
 		// 6. serve
 		p.Stats.Built.Add(1)
-		p.log.InfoContext(ctx, "list published", "authority", id.authority, "shard", id.shard, "number", next.Number, "entries", next.Count)
-		return p.serve(id, next, d.leaf)
+		p.log.InfoContext(ctx, "list published", "authority", id.authority, "shard", id.shard, "number", next.Number, "entries", next.entries.count)
+		return p.serve(id, next)
 	}
 	return ErrListMoved.New("Authority %s, shard %d, %d times.", id.authority, id.shard, maxTries)
 }
@@ -119,7 +144,11 @@ func (p *Publisher) load(ctx context.Context, id listID, a ca.Info) (*published,
 		if f := p.readFile(id, a); f != nil && f.Number > number {
 			p.Stats.Rollback.Add(1)
 			p.log.ErrorContext(ctx, "published list is newer than the stored one", "authority", id.authority, "shard", id.shard, "published", f.Number, "stored", number)
-			return p.install(id, f, 0), number, nil
+			n, err := publishedOf(f, nil, 0)
+			if err != nil {
+				return nil, 0, err
+			}
+			return p.install(id, n), number, nil
 		}
 	}
 	if number <= known {
@@ -136,10 +165,15 @@ func (p *Publisher) load(ctx context.Context, id listID, a ca.Info) (*published,
 		p.log.ErrorContext(ctx, "stored list is not what was signed", "authority", id.authority, "shard", id.shard, "error", err)
 		return have, number, nil
 	}
-	if err := p.serve(id, l, row.Leaf); err != nil {
+	n, err := publishedOf(l, row.Cuts, row.Leaf)
+	if err != nil {
 		return nil, 0, err
 	}
-	return p.current(id), number, nil
+	n.delta = p.readDelta(row.Delta, l, a)
+	if err := p.serve(id, n); err != nil {
+		return nil, 0, err
+	}
+	return n, number, nil
 }
 
 // ours parses a list and proves that it is one of ours for this shard.
@@ -154,8 +188,8 @@ func ours(in []byte, id listID, a ca.Info) (*List, error) {
 	if want := listURL(a.ListBase(), id.shard); l.URL != want {
 		return nil, ErrListUntrusted.New("It is for %s, not for %s.", l.URL, want)
 	}
-	if !l.Ordered {
-		return nil, malformed(nil, "Its entries are not ordered.")
+	if !l.Ordered || l.Base != 0 {
+		return nil, malformed(nil, "Its entries are not ordered, or it is a delta list.")
 	}
 	return l, nil
 }
@@ -163,7 +197,7 @@ func ours(in []byte, id listID, a ca.Info) (*List, error) {
 // draft is a list to be.
 type draft struct {
 	header
-	entries [][]byte
+	entries *entries
 	leaf    int64
 	gone    map[ca.Serial]bool // may leave, with evidence
 }
@@ -182,11 +216,9 @@ func (p *Publisher) draft(ctx context.Context, id listID, last *published, old i
 	if err != nil {
 		return nil, err
 	}
-	base := &List{Ordered: true}
 	this := now.UTC().Truncate(time.Second)
 	number := old + 1
 	if last != nil {
-		base = last.List
 		number = max(last.Number, old) + 1
 		// Also when the clock fell: time and number rise together (A32).
 		if !this.After(last.ThisUpdate) {
@@ -199,36 +231,46 @@ func (p *Publisher) draft(ctx context.Context, id listID, last *published, old i
 	}
 	d.header = header{SigAlg: alg, Issuer: issuer.Subject, KeyID: issuer.KeyID, URL: listURL(issuer.CRLBase, id.shard), Number: number, ThisUpdate: this, NextUpdate: end}
 
-	var entries []byte
+	if p.cfg.Deltas {
+		d.Freshest = deltaURL(issuer.CRLBase, id.shard)
+	}
+
 	var edits []edit
-	if m == full {
-		var odd []Revocation
-		if entries, odd, err = p.table(ctx, id, last, this); err != nil {
+	switch {
+	case last == nil:
+		if d.entries, edits, err = p.table(ctx, id, this); err != nil {
 			return nil, err
 		}
-		if last != nil {
-			if edits, err = p.keep(ctx, id, last, entries, d.gone); err != nil {
-				return nil, err
-			}
-		}
-		if edits, err = p.odd(ctx, id, last, this, odd, edits); err != nil {
+	case m == full:
+		d.entries = last.entries
+		if edits, err = p.against(ctx, id, last, this, d.gone); err != nil {
 			return nil, err
 		}
-	} else {
-		entries = base.Entries
+	default:
+		d.entries = last.entries
 		if edits, err = p.since(ctx, id, last, this, d.gone); err != nil {
 			return nil, err
 		}
 	}
-	if d.entries, err = merge(entries, edits); err != nil {
-		return nil, err
+	if len(edits) > 0 {
+		if d.entries, err = d.entries.apply(edits); err != nil {
+			return nil, err
+		}
 	}
-	if last != nil && !p.stale(last, now) && old == last.Number && same(last.Entries, d.entries) {
+	if last != nil && m != again && !p.stale(last, now) && old == last.Number && (d.entries == last.entries || same(last.entries, d.entries)) {
 		p.cover(id, d.leaf)
 		return nil, nil
 	}
 	return d, nil
 }
+
+// same tells whether two lists have the same entries.
+func same(a, b *entries) bool {
+	differ := func(Entry) error { return errDiffer }
+	return a.count == b.count && a.size == b.size && compare(a, b, differ, differ) == nil
+}
+
+var errDiffer = errors.New("crl: entries differ")
 
 // cover notes that the served list already says what the log says up to leaf.
 func (p *Publisher) cover(id listID, leaf int64) {
@@ -241,16 +283,6 @@ func (p *Publisher) cover(id listID, leaf int64) {
 	p.mu.Unlock()
 }
 
-func same(a []byte, pieces [][]byte) bool {
-	for _, b := range pieces {
-		if len(b) > len(a) || string(a[:len(b)]) != string(b) {
-			return false
-		}
-		a = a[len(b):]
-	}
-	return len(a) == 0
-}
-
 // earlier keeps a time of revocation, which may come from a node whose clock is
 // ahead, from lying after thisUpdate.
 func earlier(at, this time.Time) time.Time {
@@ -260,24 +292,77 @@ func earlier(at, this time.Time) time.Time {
 	return at
 }
 
-// table encodes what is revoked. An expired certificate leaves only after it was
-// on a list that was made after its end (A27).
-// odd are rows that are not as they were written.
-func (p *Publisher) table(ctx context.Context, id listID, last *published, this time.Time) (entries []byte, odd []Revocation, err error) {
-	var endFrom time.Time
-	if last != nil {
-		endFrom = last.ThisUpdate
-	}
-	err = p.cfg.Store.ShardRevocations(ctx, id.authority, id.shard, endFrom, func(r Revocation, bad error) error {
+// table encodes what is revoked, where there is no list yet. Rows that are not as
+// they were written come as edits.
+func (p *Publisher) table(ctx context.Context, id listID, this time.Time) (*entries, []edit, error) {
+	var b builder
+	var odd []Revocation
+	err := p.cfg.Store.ShardRevocations(ctx, id.authority, id.shard, time.Time{}, func(r Revocation, bad error) error {
 		if bad != nil { // A3
 			p.log.ErrorContext(ctx, "revocation row cannot be read", "authority", id.authority, "error", bad)
 			odd = append(odd, r)
 			return nil
 		}
-		entries = appendEntry(entries, r.Serial, earlier(r.At, this), r.Reason)
+		return b.put(func(out []byte) []byte { return appendEntry(out, r.Serial, earlier(r.At, this), r.Reason) })
+	})
+	if err != nil {
+		return nil, nil, stored(err)
+	}
+	edits, err := p.odd(ctx, id, nil, this, odd, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	made, err := b.done()
+	return made, edits, err
+}
+
+// against compares the last list with what is revoked, row by row. An expired
+// certificate leaves only after it was on a list that was made after its end
+// (A27).
+func (p *Publisher) against(ctx context.Context, id listID, last *published, this time.Time, gone map[ca.Serial]bool) ([]edit, error) {
+	var edits []edit
+	var lost []Entry
+	var odd []Revocation
+	w := walker{pieces: last.entries.pieces}
+	if err := w.next(); err != nil {
+		return nil, err
+	}
+	var buf []byte
+	err := p.cfg.Store.ShardRevocations(ctx, id.authority, id.shard, last.ThisUpdate, func(r Revocation, bad error) error {
+		if bad != nil { // A3
+			p.log.ErrorContext(ctx, "revocation row cannot be read", "authority", id.authority, "error", bad)
+			odd = append(odd, r)
+			return nil
+		}
+		for !w.done && compareSerials(w.e.Serial, r.Serial[:]) < 0 {
+			lost = append(lost, w.e)
+			if err := w.next(); err != nil {
+				return err
+			}
+		}
+		buf = appendEntry(buf[:0], r.Serial, earlier(r.At, this), r.Reason)
+		on := !w.done && compareSerials(w.e.Serial, r.Serial[:]) == 0
+		if !on || !bytes.Equal(w.e.Raw, buf) {
+			edits = append(edits, edit{r.Serial, bytes.Clone(buf)})
+		}
+		if on {
+			return w.next()
+		}
 		return nil
 	})
-	return entries, odd, stored(err)
+	if err != nil {
+		return nil, stored(err)
+	}
+	for !w.done {
+		lost = append(lost, w.e)
+		if err := w.next(); err != nil {
+			return nil, err
+		}
+	}
+	if edits, err = p.keep(ctx, id, last, lost, edits, gone); err != nil {
+		return nil, err
+	}
+	return p.odd(ctx, id, last, this, odd, edits)
 }
 
 // odd adds to edits the rows that are not as they were written. What is on the
@@ -289,7 +374,7 @@ func (p *Publisher) odd(ctx context.Context, id listID, last *published, this ti
 	}
 	on := map[string]bool{}
 	if last != nil {
-		if err := last.Each(func(e Entry) error { on[string(e.Serial)] = true; return nil }); err != nil {
+		if err := last.entries.each(func(e Entry) error { on[string(e.Serial)] = true; return nil }); err != nil {
 			return nil, err
 		}
 	}
@@ -309,16 +394,15 @@ func (p *Publisher) odd(ctx context.Context, id listID, last *published, this ti
 	return edits, nil
 }
 
-// keep finds what the last list revokes and the table no longer does. What
-// neither expired nor was released stays on the list and in the set, and is an
-// alarm: a database writer does not win (S32).
-func (p *Publisher) keep(ctx context.Context, id listID, last *published, entries []byte, gone map[ca.Serial]bool) ([]edit, error) {
-	lost, err := last.lost(entries)
-	if err != nil {
-		return nil, err
-	}
-	var out []edit
+// keep takes off what may leave, of what the last list revokes and the table no
+// longer does. What neither expired nor was released stays on the list and in the
+// set, and is an alarm: a database writer does not win (S32).
+func (p *Publisher) keep(ctx context.Context, id listID, last *published, lost []Entry, edits []edit, gone map[ca.Serial]bool) ([]edit, error) {
 	for _, e := range lost {
+		e, _, err := readEntry(e.Raw)
+		if err != nil {
+			return nil, err
+		}
 		serial, ok := e.ours()
 		if !ok {
 			return nil, malformed(nil, "The published list has the serial number %x, which is not of our form.", e.Serial)
@@ -329,12 +413,13 @@ func (p *Publisher) keep(ctx context.Context, id listID, last *published, entrie
 		}
 		if why.Released || !why.NotAfter.IsZero() && why.NotAfter.Before(last.ThisUpdate) {
 			gone[serial] = true
+			edits = append(edits, edit{serial: serial})
 			continue
 		}
 		p.carry(ctx, id, e, serial, why)
-		out = append(out, edit{serial, e.Raw})
 	}
-	return out, nil
+	slices.SortFunc(edits, func(a, b edit) int { return slices.Compare(a.serial[:], b.serial[:]) })
+	return edits, nil
 }
 
 func (p *Publisher) carry(ctx context.Context, id listID, e Entry, serial ca.Serial, why Evidence) {
@@ -381,65 +466,95 @@ func (p *Publisher) since(ctx context.Context, id listID, last *published, this 
 	return p.odd(ctx, id, last, this, odd, out)
 }
 
-// check reads a signed list back before it is stored: it parses, verifies, has a
-// higher number and later times, and keeps what the last one had (S32).
-func (p *Publisher) check(out []byte, a ca.Info, last *published, d *draft) (*List, error) {
-	next, err := ParseList(out)
+// check reads a signed list back before it is stored: its frame parses, it has a
+// higher number and later times, and it keeps what the last one had (S32). Its
+// entries were read when their pieces were made, and its signature was verified
+// over the octets of the pieces.
+func (p *Publisher) check(n *published, a ca.Info, last *published, d *draft) error {
+	mini, err := ParseList(n.without())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := next.Verify(a.Cert); err != nil {
-		return nil, err
+	if !bytes.Equal(mini.Issuer, a.Cert.RawSubject) || !bytes.Equal(mini.KeyID, a.Cert.SubjectKeyId) ||
+		mini.Number != d.Number || mini.URL != d.URL || !mini.ThisUpdate.Equal(d.ThisUpdate) || !mini.NextUpdate.Equal(d.NextUpdate) || mini.Base != 0 {
+		return malformed(nil, "The signed list says something else than was planned.")
 	}
-	if next.Number != d.Number || next.URL != d.URL || !next.ThisUpdate.Equal(d.ThisUpdate) || !next.NextUpdate.Equal(d.NextUpdate) || !next.Ordered {
-		return nil, malformed(nil, "The signed list says something else than was planned.")
-	}
-	if !next.NextUpdate.After(p.now()) {
-		return nil, malformed(nil, "The signed list is over already.")
+	if !mini.NextUpdate.After(p.now()) {
+		return malformed(nil, "The signed list is over already.")
 	}
 	if last == nil {
-		return next, nil
+		return nil
 	}
-	if next.Number <= last.Number || !next.ThisUpdate.After(last.ThisUpdate) {
-		return nil, ErrListOld.New("Number %d after %d.", next.Number, last.Number)
+	if mini.Number <= last.Number || !mini.ThisUpdate.After(last.ThisUpdate) {
+		return ErrListOld.New("Number %d after %d.", mini.Number, last.Number)
 	}
-	lost, err := last.lost(next.Entries)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range lost {
+	return compare(last.entries, n.entries, func(e Entry) error {
 		if serial, ok := e.ours(); !ok || !d.gone[serial] {
-			return nil, ErrListDrops.New("Serial number %x.", e.Serial)
+			return ErrListDrops.New("Serial number %x.", e.Serial)
 		}
-	}
-	return next, nil
+		return nil
+	}, nil)
 }
 
-// serve writes the file, then answers with the list.
-func (p *Publisher) serve(id listID, l *List, leaf int64) error {
+// serve writes the files, then answers with the list.
+func (p *Publisher) serve(id listID, n *published) error {
 	if p.cfg.Dir != "" {
 		dir := filepath.Join(p.cfg.Dir, "crl", id.authority)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		if err := durable.WriteFile(p.file(id), l.DER, 0o644); err != nil {
+		if err := writeFile(p.file(id), n.reader(), 0o644); err != nil {
 			return err
 		}
+		if n.delta != nil {
+			if err := durable.WriteFile(strings.TrimSuffix(p.file(id), ".crl")+deltaSuffix, n.delta.der, 0o644); err != nil {
+				return err
+			}
+		}
 	}
-	p.install(id, l, leaf)
+	p.install(id, n)
+	p.cfg.Send.offer(id, n, p.cfg.MaxAge)
 	return nil
 }
 
-func (p *Publisher) install(id listID, l *List, leaf int64) *published {
-	n := &published{List: l, leaf: leaf, etag: etag(l.DER)}
+func (p *Publisher) install(id listID, n *published) *published {
 	p.mu.Lock()
 	p.lists[id] = n
 	p.mu.Unlock()
 	return n
 }
 
+// writeFile is [durable.WriteFile] for what does not lie in one place.
+func writeFile(name string, in io.WriterTo, perm os.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = in.WriteTo(f); err != nil {
+		return err
+	}
+	if err = errors.Join(f.Chmod(perm), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(name))
+}
+
 func (p *Publisher) file(id listID) string {
-	return filepath.Join(p.cfg.Dir, "crl", id.authority, strconv.Itoa(id.shard)+".crl")
+	return filepath.Join(p.cfg.Dir, filepath.FromSlash(listPath(id)))
+}
+
+// listPath is where a list is, below any place of publication.
+func listPath(id listID) string {
+	return "crl/" + id.authority + "/" + strconv.Itoa(id.shard) + ".crl"
 }
 
 // readFile reads the published file, nil if there is none of ours.

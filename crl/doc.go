@@ -15,5 +15,8 @@
 //
 // Standards: RFC 5280, Section 5 for lists; RFC 6960 for OCSP.
 //
-// Start reading at revoke.go, then set.go, publish.go and build.go.
+// Start reading at revoke.go, then set.go, publish.go and build.go. Long lists are
+// kept in pieces (pieces.go), delta lists go with them (delta.go), other places get
+// them (sender.go, destinations.go), compact filters say the same (filters.go), and
+// the lists of other CAs come in (imports.go).
 package crl

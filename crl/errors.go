@@ -20,3 +20,19 @@ var (
 	ErrListMissing   = fault.Define(fault.Unavailable, "list-missing", "The revocation list is not there yet.", "Try again in a moment; for a root, upload its list.")
 	ErrResponder     = fault.Define(fault.Unavailable, "ocsp-responder-invalid", "The OCSP responder has no usable certificate.", "Renew the responder's certificate under this authority.")
 )
+
+// The faults of plans to revoke in bulk.
+var (
+	ErrBlastQuery    = fault.Define(fault.Invalid, "revocation-plan-invalid", "The revocation plan cannot be made like this.", "Correct the named field; name at least a station, order, operator, authority, tool version or key.")
+	ErrBlastEmpty    = fault.Define(fault.NotFound, "revocation-plan-empty", "No certificate is like this.", "Check names and times; nothing was planned.")
+	ErrBlastLarge    = fault.Define(fault.Invalid, "revocation-plan-too-large", "The plan would cover too many certificates.", "Make several plans with narrower times.")
+	ErrBlastUnknown  = fault.Define(fault.NotFound, "revocation-plan-unknown", "There is no such revocation plan.", "List them with hallmark revoke list.")
+	ErrBlastMoved    = fault.Define(fault.Conflict, "revocation-plan-moved", "The revocation plan was changed by somebody else at the same time.", "Look at it again and repeat the request if it is still wanted.")
+	ErrBlastOther    = fault.Define(fault.Conflict, "revocation-plan-other", "What was approved is not this plan.", "Look at the plan again and approve the hash that it shows for this stage.")
+	ErrBlastApproval = fault.Define(fault.Forbidden, "revocation-plan-not-approved", "A second person has not approved this stage.", "Ask another security officer to run hallmark revoke approve; a hold needs nobody else.")
+	ErrBlastStage    = fault.Define(fault.Conflict, "revocation-plan-stage", "This cannot be done with the plan now.", "Look at its state with hallmark revoke status.")
+	ErrDestination   = fault.Define(fault.Invalid, "list-destination-invalid", "Lists cannot be sent to this place.", "Correct lists.destinations in the configuration.")
+	ErrImport        = fault.Define(fault.Unavailable, "list-import-failed", "The list of another CA cannot be fetched.", "Check its address and whether its CA still publishes it; the former list stays.")
+	ErrImportMissing = fault.Define(fault.Unavailable, "list-import-missing", "There is no current list of the CA that issued this certificate.", "Wait for the CA's next list; until then its devices are refused as configured.")
+	ErrImportSource  = fault.Define(fault.Invalid, "list-import-invalid", "The source of another CA's list is not configured right.", "Correct lists.import in the configuration.")
+)

@@ -16,6 +16,8 @@ var (
 	oidReasonCode = der.MustOID("2.5.29.21")
 	oidIDP        = der.MustOID("2.5.29.28")
 	oidAKI        = der.MustOID("2.5.29.35")
+	oidDelta      = der.MustOID("2.5.29.27") // Section 5.2.4
+	oidFreshest   = der.MustOID("2.5.29.46") // Section 5.2.6
 )
 
 // Entry is one revoked certificate on a list.
@@ -112,40 +114,48 @@ type header struct {
 	Number     int64
 	ThisUpdate time.Time
 	NextUpdate time.Time
+	Base       int64  // of a delta list: the number of the list that it changes
+	Freshest   string // of a full list: where its delta lists are, or ""
 }
 
-// appendTBS builds tBSCertList (RFC 5280, Section 5.1.2).
-func appendTBS(h *header, entries [][]byte) []byte {
-	var front []byte
-	front = der.AppendInt(front, 1) // v2
-	front = append(front, h.SigAlg...)
-	front = append(front, h.Issuer...)
-	front = der.AppendUTCOrGeneralizedTime(front, h.ThisUpdate)
-	front = der.AppendUTCOrGeneralizedTime(front, h.NextUpdate)
-	n := 0
-	for _, e := range entries {
-		n += len(e)
-	}
-	if n > 0 { // an empty list has no field: RFC 5280, Section 5.1.2.6
-		front = der.AppendHeader(front, der.TagSequence, n)
-	}
-	back := der.Wrap(nil, der.ContextConstructed(0), func(b []byte) []byte {
+// frame builds tBSCertList (RFC 5280, Section 5.1.2) around entries of n octets:
+// what stands before and after them.
+func (h *header) frame(n int) (front, back []byte) {
+	back = der.Wrap(nil, der.ContextConstructed(0), func(b []byte) []byte {
 		return der.Sequence(b, func(b []byte) []byte {
 			b = appendExtension(b, oidAKI, false, der.Sequence(nil, func(b []byte) []byte {
 				return der.AppendTLV(b, der.Context(0), h.KeyID)
 			}))
 			b = appendExtension(b, oidCRLNumber, false, der.AppendInt(nil, h.Number))
-			return appendExtension(b, oidIDP, true, issuingPoint(h.URL))
+			b = appendExtension(b, oidIDP, true, issuingPoint(h.URL))
+			if h.Base > 0 {
+				b = appendExtension(b, oidDelta, true, der.AppendInt(nil, h.Base))
+			}
+			if h.Freshest != "" {
+				b = appendExtension(b, oidFreshest, false, freshestPoint(h.Freshest))
+			}
+			return b
 		})
 	})
-	size := len(front) + n + len(back)
-	b := make([]byte, 0, size+8)
-	b = der.AppendHeader(b, der.TagSequence, size)
-	b = append(b, front...)
-	for _, e := range entries {
-		b = append(b, e...)
+	var fields []byte
+	fields = der.AppendInt(fields, 1) // v2
+	fields = append(fields, h.SigAlg...)
+	fields = append(fields, h.Issuer...)
+	fields = der.AppendUTCOrGeneralizedTime(fields, h.ThisUpdate)
+	fields = der.AppendUTCOrGeneralizedTime(fields, h.NextUpdate)
+	if n > 0 { // an empty list has no field: RFC 5280, Section 5.1.2.6
+		fields = der.AppendHeader(fields, der.TagSequence, n)
 	}
-	return append(b, back...)
+	front = der.AppendHeader(nil, der.TagSequence, len(fields)+n+len(back))
+	return append(front, fields...), back
+}
+
+// envelope turns the two ends of a tBSCertList into those of the whole list.
+func envelope(front, back, sigAlg, sig []byte, n int) (head, tail []byte) {
+	tail = append(append([]byte(nil), back...), sigAlg...)
+	tail = der.AppendBitString(tail, sig)
+	head = der.AppendHeader(nil, der.TagSequence, len(front)+n+len(tail))
+	return append(head, front...), tail
 }
 
 // issuingPoint is the issuingDistributionPoint (RFC 5280, Section 5.2.5), whose

@@ -63,8 +63,13 @@ type OCSPConfig struct {
 	// EchoNonce answers a nonce (RFC 9654) with a signature of its own. Default:
 	// nonces are ignored, so that answers can be kept (RFC 5019, S31).
 	EchoNonce bool
-	Log       *slog.Logger
-	Now       func() time.Time
+	// Newest gives serial numbers of an authority that are likely to be asked for,
+	// the newest first; their answers are signed before anybody asks. nil: none are.
+	Newest func(ctx context.Context, authority string, n int) ([]ca.Serial, error)
+	// Presign is how many of them; 0 means half of CacheSize.
+	Presign int
+	Log     *slog.Logger
+	Now     func() time.Time
 }
 
 // OCSP answers who asks for the status of one certificate (RFC 6960).
@@ -75,6 +80,9 @@ type OCSP struct {
 	cache  answers
 	bucket bucket
 
+	longest []string // Cache-Control
+	expires atomic.Pointer[second]
+
 	mu         sync.Mutex
 	responders map[string]*responder
 	ids        map[string]*issuerIDs
@@ -84,7 +92,7 @@ type OCSP struct {
 
 // OCSPStats counts for the metrics.
 type OCSPStats struct {
-	Requests, Good, Revoked, Unknown, Malformed, Unauthorized, TryLater, Failures, Hits, Signed atomic.Int64
+	Requests, Good, Revoked, Unknown, Malformed, Unauthorized, TryLater, Failures, Hits, Signed, Presigned atomic.Int64
 }
 
 const (
@@ -110,6 +118,10 @@ func NewOCSP(cfg OCSPConfig) *OCSP {
 	if o.cfg.SignRate <= 0 {
 		o.cfg.SignRate = 2_000
 	}
+	if o.cfg.Presign <= 0 {
+		o.cfg.Presign = o.cfg.CacheSize / 2
+	}
+	o.longest = []string{cacheControl(o.cfg.MaxAge)}
 	o.cache.init(o.cfg.CacheSize)
 	o.bucket = bucket{rate: float64(o.cfg.SignRate), tokens: float64(o.cfg.SignRate)}
 	cfg.Set.OnChange(func(c Change) {
@@ -137,7 +149,7 @@ func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	case r.Method == http.MethodPost && (!get || encoded == ""):
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOCSPRequest))
+		body, err := readRequest(w, r)
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
 			o.Stats.Malformed.Add(1)
@@ -169,13 +181,12 @@ func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.until.IsZero() {
 		h.Set("Cache-Control", "no-store")
 	} else {
-		age := min(max(a.until.Sub(o.now()), 0), o.cfg.MaxAge)
-		h.Set("Cache-Control", "public, no-transform, must-revalidate, max-age="+strconv.Itoa(int(age/time.Second)))
-		h.Set("Expires", o.now().Add(age).UTC().Format(http.TimeFormat))
-		h.Set("Last-Modified", a.this.UTC().Format(http.TimeFormat))
-		tag := etag(a.der)
-		h.Set("ETag", tag)
-		if r.Method != http.MethodPost && r.Header.Get("If-None-Match") == tag {
+		now := o.now()
+		age := min(max(a.until.Sub(now), 0), o.cfg.MaxAge)
+		h["Cache-Control"] = o.cacheControl(age)
+		h["Expires"] = []string{o.httpTime(now.Add(age))}
+		h["Last-Modified"], h["Etag"] = a.modified, a.etag
+		if r.Method != http.MethodPost && r.Header.Get("If-None-Match") == a.etag[0] {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
@@ -183,11 +194,53 @@ func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	send(w, http.StatusOK, a.der)
 }
 
+// readRequest reads a POST; almost every one says how long it is.
+func readRequest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if n := r.ContentLength; n > 0 && n <= maxOCSPRequest {
+		body := make([]byte, n)
+		_, err := io.ReadFull(r.Body, body)
+		return body, err
+	}
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, maxOCSPRequest))
+}
+
+// cacheControl is the header for an age, which nearly always is the longest.
+func (o *OCSP) cacheControl(age time.Duration) []string {
+	if age == o.cfg.MaxAge {
+		return o.longest
+	}
+	return []string{cacheControl(age)}
+}
+
+func cacheControl(age time.Duration) string {
+	return "public, no-transform, must-revalidate, max-age=" + strconv.Itoa(int(age/time.Second))
+}
+
+// second is a time as HTTP writes it.
+type second struct {
+	unix int64
+	text string
+}
+
+// httpTime formats a time, mostly the same as for the request before.
+func (o *OCSP) httpTime(t time.Time) string {
+	if s := o.expires.Load(); s != nil && s.unix == t.Unix() {
+		return s.text
+	}
+	s := &second{t.Unix(), t.UTC().Format(http.TimeFormat)}
+	o.expires.Store(s)
+	return s.text
+}
+
+var (
+	ocspType = []string{"application/ocsp-response"}
+	noSniff  = []string{"nosniff"}
+)
+
 func send(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/ocsp-response")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("X-Content-Type-Options", "nosniff")
+	h["Content-Type"], h["X-Content-Type-Options"] = ocspType, noSniff
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	w.Write(body)
 }
@@ -214,8 +267,15 @@ func decodeGET(text string) []byte {
 // answer is a response. until is when caches must let go; zero: do not keep.
 type answer struct {
 	der         []byte
+	etag        []string // header values
+	modified    []string
 	this, until time.Time
 	fault       responseFault
+}
+
+// headers prepares what every reply with this answer says.
+func (a *answer) headers() {
+	a.etag, a.modified = []string{etag(a.der)}, []string{a.this.UTC().Format(http.TimeFormat)}
 }
 
 func (o *OCSP) refuse(f responseFault) answer {
@@ -314,6 +374,7 @@ func (o *OCSP) answer(ctx context.Context, authority string, in []byte) answer {
 		o.log.ErrorContext(ctx, "OCSP answer not signed", "authority", authority, "error", err)
 		return o.refuse(tryLater)
 	}
+	out.headers()
 	o.Stats.Signed.Add(1)
 	if single && !out.until.IsZero() {
 		serial, _ := req.certs[0].ours()

@@ -65,6 +65,19 @@ func (c *answers) put(key string, a cached, serial ca.Serial, generation uint64)
 	c.young[key] = a
 }
 
+// due gives the keys of answers that have to be signed anew before a time, and of
+// those only what was asked for or put here since the last turn.
+func (c *answers) due(before time.Time) (keys []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, a := range c.young {
+		if a.renew.Before(before) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
 func (c *answers) forget(serial ca.Serial) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -30,6 +30,12 @@ type List struct {
 	Entries    []byte // one after another
 	Count      int
 	Ordered    bool // serial numbers rise strictly
+	// Base is the number of the list that a delta list changes; 0 for a full list.
+	Base     int64
+	Freshest string // where delta lists are (RFC 5280, Section 5.2.6)
+
+	at       int  // where in DER the entries are, or would be
+	removals bool // it has entries with removeFromCRL
 }
 
 func malformed(err error, what string, args ...any) error {
@@ -56,6 +62,7 @@ func ParseList(in []byte) (*List, error) {
 		return nil, malformed(err, "It has no tBSCertList.")
 	}
 	l.TBS = tbs.Raw
+	inside := len(in) - len(outer.Content) + len(tbs.Raw) // where the content of TBS ends
 	alg, rest, err := der.Take(rest, der.TagSequence)
 	if err != nil {
 		return nil, malformed(err, "It has no signature algorithm.")
@@ -68,13 +75,13 @@ func ParseList(in []byte) (*List, error) {
 		return nil, malformed(err, "Its signature is not a whole number of octets.")
 	}
 	l.SigAlg = alg.Raw
-	if err := l.parseTBS(tbs.Content); err != nil {
+	if err := l.parseTBS(tbs.Content, inside); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *List) parseTBS(in []byte) error {
+func (l *List) parseTBS(in []byte, end int) error {
 	v, in, err := der.Take(in, der.TagInteger)
 	if err != nil {
 		return malformed(err, "It has no version.")
@@ -106,6 +113,7 @@ func (l *List) parseTBS(in []byte) error {
 	if !l.NextUpdate.After(l.ThisUpdate) {
 		return malformed(nil, "Its nextUpdate is not after its thisUpdate.")
 	}
+	l.at = end - len(in)
 	if len(in) > 0 && in[0] == der.TagSequence {
 		var list der.Element
 		if list, in, err = der.Next(in); err != nil {
@@ -115,6 +123,7 @@ func (l *List) parseTBS(in []byte) error {
 			return malformed(nil, "It has an empty list of entries, which must be absent.")
 		}
 		l.Entries = list.Content
+		l.at = end - len(in) - len(list.Content)
 		if err := l.parseEntries(); err != nil {
 			return err
 		}
@@ -123,7 +132,13 @@ func (l *List) parseTBS(in []byte) error {
 	if err != nil {
 		return malformed(err, "It has no extensions.")
 	}
-	return l.parseExtensions(exts.Content)
+	if err := l.parseExtensions(exts.Content); err != nil {
+		return err
+	}
+	if l.removals && l.Base == 0 { // RFC 5280, Section 5.3.1
+		return malformed(nil, "It has removeFromCRL and is not a delta list.")
+	}
+	return nil
 }
 
 func takeTime(in []byte) (time.Time, []byte, error) {
@@ -143,34 +158,55 @@ func takeTime(in []byte) (time.Time, []byte, error) {
 	return t, rest, err
 }
 
-// utcTime reads a UTCTime without allocating: a long list has a million of them.
-// What it does not take is for the general reader to refuse.
+// utcTime reads a UTCTime without allocating. What it does not take is for the
+// general reader to refuse.
 func utcTime(c []byte) (time.Time, bool) {
-	if len(c) != 13 || c[12] != 'Z' {
+	v, ok := utcDigits(c)
+	if !ok {
 		return time.Time{}, false
 	}
-	var v [6]int
+	return time.Date(v[0], time.Month(v[1]), v[2], v[3], v[4], v[5], 0, time.UTC), true
+}
+
+// utcDigits gives year, month, day, hour, minute and second of a UTCTime.
+func utcDigits(c []byte) (v [6]int, ok bool) {
+	if len(c) != 13 || c[12] != 'Z' {
+		return v, false
+	}
 	for i := range v {
 		hi, lo := c[2*i]-'0', c[2*i+1]-'0'
 		if hi > 9 || lo > 9 {
-			return time.Time{}, false
+			return v, false
 		}
 		v[i] = int(hi)*10 + int(lo)
 	}
-	year := 1900 + v[0]
-	if v[0] < 50 { // RFC 5280, Section 4.1.2.5.1
-		year += 100
+	v[0] += 1900
+	if v[0] < 1950 { // RFC 5280, Section 4.1.2.5.1
+		v[0] += 100
 	}
 	if v[1] < 1 || v[1] > 12 || v[2] < 1 || v[3] > 23 || v[4] > 59 || v[5] > 59 {
-		return time.Time{}, false
+		return v, false
 	}
-	t := time.Date(year, time.Month(v[1]), v[2], v[3], v[4], v[5], 0, time.UTC)
-	return t, t.Day() == v[2]
+	days := int(monthDays[v[1]-1])
+	if v[1] == 2 && v[0]%4 == 0 { // 1950 to 2049 has no century without a leap day
+		days++
+	}
+	return v, v[2] <= days
 }
+
+var monthDays = [12]uint8{31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31}
 
 func (l *List) parseEntries() error {
 	var last []byte
 	for in := l.Entries; len(in) > 0; l.Count++ {
+		if n, _ := ownEntry(in); n > 0 {
+			serial := in[4:24]
+			if last != nil && compareSerials(last, serial) >= 0 {
+				l.Ordered = false
+			}
+			last, in = serial, in[n:]
+			continue
+		}
 		e, rest, err := readEntry(in)
 		if err != nil {
 			return err
@@ -178,6 +214,7 @@ func (l *List) parseEntries() error {
 		if last != nil && compareSerials(last, e.Serial) >= 0 {
 			l.Ordered = false
 		}
+		l.removals = l.removals || e.Reason == removeFromCRL
 		last, in = e.Serial, rest
 	}
 	return nil
@@ -196,6 +233,11 @@ func compareSerials(a, b []byte) int {
 
 // readEntry reads the first entry of in.
 func readEntry(in []byte) (e Entry, rest []byte, err error) {
+	if n, r := ownEntry(in); n > 0 {
+		e.At, _ = utcTime(in[26:39])
+		e.Serial, e.Reason, e.Raw = in[4:24:24], r, in[:n:n]
+		return e, in[n:], nil
+	}
 	seq, rest, err := der.Take(in, der.TagSequence)
 	if err != nil {
 		return e, nil, malformed(err, "It has an entry that is not a sequence.")
@@ -251,9 +293,42 @@ func readEntry(in []byte) (e Entry, rest []byte, err error) {
 	return e, rest, nil
 }
 
+// The entries that we write ourselves have one of two lengths.
+const (
+	shortEntry = 39 // serial number of 20 octets and UTCTime
+	longEntry  = 53 // with a reason
+)
+
+// ownEntry recognises an entry of the form that [appendEntry] writes by its fixed
+// octets, for a long list has a million of them, and gives its length; 0 leaves it
+// to the general reader.
+func ownEntry(in []byte) (n int, r Reason) {
+	if len(in) < shortEntry || in[0] != der.TagSequence || in[2] != der.TagInteger || in[3] != maxSerialOctets || in[4]&0xc0 != 0x40 || in[24] != der.TagUTCTime || in[25] != 13 {
+		return 0, 0
+	}
+	switch n = int(in[1]) + 2; {
+	case n == shortEntry:
+	case n == longEntry && len(in) >= longEntry:
+		r = Reason(in[longEntry-1])
+		if r == Unspecified || int(r) >= len(reasonExtensions) || !r.Valid() || string(in[shortEntry:longEntry]) != string(reasonExtensions[r]) {
+			return 0, 0
+		}
+	default:
+		return 0, 0
+	}
+	if _, ok := utcDigits(in[26:39]); !ok {
+		return 0, 0
+	}
+	return n, r
+}
+
 // nextEntry is readEntry for entries that were read before: only the serial
 // number and the octets.
 func nextEntry(in []byte) (e Entry, rest []byte, err error) {
+	if len(in) >= shortEntry && in[0] == der.TagSequence && in[2] == der.TagInteger && in[3] == maxSerialOctets && (in[1] == shortEntry-2 || in[1] == longEntry-2 && len(in) >= longEntry) {
+		n := int(in[1]) + 2
+		return Entry{Serial: in[4:24:24], Raw: in[:n:n]}, in[n:], nil
+	}
 	seq, rest, err := der.Take(in, der.TagSequence)
 	if err != nil {
 		return e, nil, err
@@ -332,6 +407,18 @@ func (l *List) parseExtensions(in []byte) error {
 				return malformed(nil, "Its issuing distribution point is not critical.")
 			}
 			if err := l.parseIDP(x.value); err != nil {
+				return err
+			}
+		case oidDelta:
+			n, err := der.Only(x.value, der.TagInteger)
+			if err != nil || !x.critical {
+				return malformed(err, "Its delta indicator is not a critical number.")
+			}
+			if l.Base, err = n.Int(); err != nil || l.Base < 1 {
+				return malformed(err, "Its base is not a positive number.")
+			}
+		case oidFreshest:
+			if l.Freshest, err = freshest(x.value); err != nil {
 				return err
 			}
 		default:
@@ -441,41 +528,6 @@ func (l *List) Verify(issuer *x509.Certificate) error {
 		return ErrListUntrusted.Wrap(err, "")
 	}
 	return nil
-}
-
-// lost gives the entries of l that are not in next; both are ordered.
-func (l *List) lost(next []byte) (out []Entry, err error) {
-	var n Entry
-	have := false
-	advance := func() error {
-		have = len(next) > 0
-		if have {
-			n, next, err = nextEntry(next)
-		}
-		return err
-	}
-	if err := advance(); err != nil {
-		return nil, err
-	}
-	for in := l.Entries; len(in) > 0; {
-		e, rest, err := nextEntry(in)
-		if err != nil {
-			return nil, err
-		}
-		for have && compareSerials(n.Serial, e.Serial) < 0 {
-			if err := advance(); err != nil {
-				return nil, err
-			}
-		}
-		if !have || compareSerials(n.Serial, e.Serial) != 0 {
-			if e, _, err = readEntry(in); err != nil {
-				return nil, err
-			}
-			out = append(out, e)
-		}
-		in = rest
-	}
-	return out, nil
 }
 
 // listURL is where an authority's shard is published.

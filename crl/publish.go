@@ -1,8 +1,10 @@
 package crl
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -11,6 +13,7 @@ import (
 
 	"hallmark/ca"
 	"hallmark/ca/profile"
+	"hallmark/internal/der"
 	"hallmark/internal/lane"
 )
 
@@ -24,10 +27,33 @@ type ListHead struct {
 	Leaf       int64 // the size of the log that it covers
 }
 
-// StoredList is a published list.
+// StoredList is a published list. A long one is written as Pieces, and read as DER
+// with the Cuts at which they lie in its entries.
 type StoredList struct {
 	ListHead
-	DER []byte
+	DER    []byte
+	Delta  []byte // the delta list that goes with it, or nil
+	Pieces *Pieces
+	Cuts   []Cut
+}
+
+// Cut is a piece of a stored list: its name and how many octets it has.
+type Cut struct {
+	ID  int64
+	Len int
+}
+
+// Pieces is a list whose entries are kept in pieces: Front, the pieces of All in
+// their order, and Back.
+type Pieces struct {
+	Front, Back []byte
+	All         []Cut
+	// Put are the octets of the pieces of All that are not stored yet.
+	Put map[int64][]byte
+	// Gone are stored pieces that All does not have. Fresh says that nothing is
+	// known of what is stored; all of it goes.
+	Gone  []int64
+	Fresh bool
 }
 
 // Evidence is why a serial number may leave a list.
@@ -71,6 +97,15 @@ type PublisherConfig struct {
 	Coalesce time.Duration
 	// MaxAge is for how long caches may keep a list; 0 means 5 minutes.
 	MaxAge time.Duration
+	// Deltas makes a delta list with every list but the first.
+	Deltas bool
+	// BaseEvery is how long delta lists are made against the same list; 0 means a
+	// quarter of Validity.
+	BaseEvery time.Duration
+	// Send carries lists to other places; nil means nowhere.
+	Send *Sender
+	// Filters are served beside the lists; nil means there are none.
+	Filters *Filters
 	// Clock refuses a clock that cannot be right, before a list is signed; nil
 	// means it is right.
 	Clock func() error
@@ -101,17 +136,151 @@ type PublisherStats struct {
 	Moved    atomic.Int64 // times another node was faster
 	Rollback atomic.Int64 // stored lists older than the published file
 	Requests atomic.Int64
+
+	loading  atomic.Int64 // nanoseconds in which the former list was read
+	building atomic.Int64 // nanoseconds from the decision to the signature, of the last list
 }
+
+// Building is how long the last list took from reading what changed to its
+// verified signature, without storing and serving it.
+func (s *PublisherStats) Building() time.Duration { return time.Duration(s.building.Load()) }
+
+// Loading is how long it took to read the former list from the store before that,
+// if it was not in memory.
+func (s *PublisherStats) Loading() time.Duration { return time.Duration(s.loading.Load()) }
 
 type listID struct {
 	authority string
 	shard     int
 }
 
+// published is a list as it is served: front, entries and back are its octets.
 type published struct {
-	*List
-	leaf int64
-	etag string
+	Number     int64
+	ThisUpdate time.Time
+	NextUpdate time.Time
+	URL        string
+
+	front   []byte
+	entries *entries
+	back    []byte
+	leaf    int64
+	etag    string
+	stored  bool       // its pieces are in the store under their ids
+	ref     *reference // of its delta list
+	delta   *delta
+}
+
+// publishedOf takes a parsed list; cuts are those at which it was stored.
+func publishedOf(l *List, cuts []Cut, leaf int64) (*published, error) {
+	n := &published{Number: l.Number, ThisUpdate: l.ThisUpdate, NextUpdate: l.NextUpdate, URL: l.URL, leaf: leaf,
+		front: l.DER[:l.at:l.at], back: l.DER[l.at+len(l.Entries):]}
+	n.etag = etag(append(n.front[:len(n.front):len(n.front)], n.back...))
+	if cuts == nil {
+		var err error
+		n.entries, err = newEntries(l.Entries)
+		return n, err
+	}
+	n.entries, n.stored = &entries{}, true
+	in := l.Entries
+	for _, c := range cuts {
+		if c.Len <= 0 || c.Len > len(in) || c.ID <= 0 {
+			return nil, malformed(nil, "Its pieces do not fit.")
+		}
+		p := &piece{id: c.ID, der: in[:c.Len:c.Len]}
+		if err := p.read(); err != nil {
+			return nil, malformed(err, "Its pieces do not fit.")
+		}
+		n.entries.add(p)
+		in = in[c.Len:]
+	}
+	if len(in) > 0 {
+		return nil, malformed(nil, "Its pieces do not fit.")
+	}
+	return n, nil
+}
+
+// reader gives its octets.
+func (n *published) reader() *parts {
+	return newParts(slices.Concat([][]byte{n.front}, n.entries.octets(), [][]byte{n.back}))
+}
+
+// der is the list in one place.
+func (n *published) der() []byte {
+	return bytes.Join(slices.Concat([][]byte{n.front}, n.entries.octets(), [][]byte{n.back}), nil)
+}
+
+// without is the list without its entries, to read what else it says.
+func (n *published) without() []byte {
+	outer, _, _ := splitHeader(n.front)
+	inner, _, _ := splitHeader(outer)
+	if n.entries.size > 0 { // their header is the last of front
+		inner = inner[:len(inner)-len(der.AppendHeader(nil, der.TagSequence, n.entries.size))]
+	}
+	ext, _, err := der.Next(n.back)
+	if err != nil {
+		return nil
+	}
+	return der.Sequence(nil, func(b []byte) []byte {
+		b = der.AppendTLV(b, der.TagSequence, inner, ext.Raw)
+		return append(b, n.back[len(ext.Raw):]...)
+	})
+}
+
+// splitHeader takes a tag and a length off, whose content may not be all there.
+func splitHeader(in []byte) (content []byte, tag byte, ok bool) {
+	if len(in) < 2 {
+		return nil, 0, false
+	}
+	n := 2
+	if in[1] >= 0x80 {
+		n += int(in[1] & 0x7f)
+	}
+	if n > len(in) {
+		return nil, 0, false
+	}
+	return in[n:], in[0], true
+}
+
+// inline is up to how long a list is one row of the store.
+const inline = 4 * pieceOctets
+
+// row is what the store keeps of a list.
+func (n *published) row(id listID) StoredList {
+	row := StoredList{ListHead: ListHead{id.authority, id.shard, n.Number, n.ThisUpdate, n.NextUpdate, n.leaf}}
+	if n.delta != nil {
+		row.Delta = n.delta.der
+	}
+	if n.entries.size <= inline {
+		row.DER = n.der()
+		return row
+	}
+	row.Pieces = &Pieces{Front: n.front, Back: n.back, All: make([]Cut, len(n.entries.pieces))}
+	for i, p := range n.entries.pieces {
+		row.Pieces.All[i] = Cut{p.id, len(p.der)}
+	}
+	return row
+}
+
+// keep says which pieces of the last list stay in the store.
+func (row *StoredList) keep(n, last *published, old int64) {
+	if row.Pieces == nil {
+		return
+	}
+	put := n.entries.pieces
+	if last != nil && last.stored && last.Number == old {
+		var gone []*piece
+		gone, put = apart(last.entries, n.entries)
+		for _, p := range gone {
+			row.Pieces.Gone = append(row.Pieces.Gone, p.id)
+		}
+	} else {
+		row.Pieces.Fresh = true
+	}
+	row.Pieces.Put = make(map[int64][]byte, len(put))
+	for _, p := range put {
+		row.Pieces.Put[p.id] = p.der
+	}
 }
 
 const (
@@ -127,7 +296,7 @@ func NewPublisher(cfg PublisherConfig) *Publisher {
 	for _, d := range []struct {
 		have *time.Duration
 		want time.Duration
-	}{{&p.cfg.Validity, defaultValidity}, {&p.cfg.Coalesce, 25 * time.Millisecond}, {&p.cfg.MaxAge, 5 * time.Minute}} {
+	}{{&p.cfg.Validity, defaultValidity}, {&p.cfg.Coalesce, 25 * time.Millisecond}, {&p.cfg.MaxAge, 5 * time.Minute}, {&p.cfg.BaseEvery, p.cfg.Validity / 4}} {
 		if *d.have == 0 {
 			*d.have = d.want
 		}
@@ -321,6 +490,30 @@ func (p *Publisher) flush(ctx context.Context, pace bool) (ok bool, later time.D
 		return err
 	})
 	return err == nil, later
+}
+
+// Publish makes a list now, also when nothing changed.
+func (p *Publisher) Publish(ctx context.Context, authority string, shard int) (ListHead, error) {
+	id := listID{authority, shard}
+	if err := p.update(lane.With(ctx, lane.Status), id, again); err != nil {
+		return ListHead{}, err
+	}
+	l := p.current(id)
+	return ListHead{authority, shard, l.Number, l.ThisUpdate, l.NextUpdate, l.leaf}, nil
+}
+
+// WriteList writes what is served of a shard: the list, or its delta list.
+func (p *Publisher) WriteList(w io.Writer, authority string, shard int, delta bool) error {
+	l := p.current(listID{authority, shard})
+	switch {
+	case l == nil || delta && l.delta == nil:
+		return ErrListMissing.New("Authority %s, shard %d.", authority, shard)
+	case delta:
+		_, err := w.Write(l.delta.der)
+		return err
+	}
+	_, err := l.reader().WriteTo(w)
+	return err
 }
 
 // Sweep reads lists that other nodes published, and makes those anew that passed

@@ -18,13 +18,16 @@ const (
 	PrivilegeWithdrawn   Reason = 9
 )
 
+// removeFromCRL takes an entry off the base list; it is in delta lists only.
+const removeFromCRL Reason = 8
+
 var reasonNames = map[Reason]string{
 	Unspecified: "unspecified", KeyCompromise: "keyCompromise", AffiliationChanged: "affiliationChanged", Superseded: "superseded",
 	CessationOfOperation: "cessationOfOperation", CertificateHold: "certificateHold", PrivilegeWithdrawn: "privilegeWithdrawn",
 }
 
 // Valid tells whether a certificate can be revoked for this reason.
-func (r Reason) Valid() bool { return reasonNames[r] != "" }
+func (r Reason) Valid() bool { return r <= PrivilegeWithdrawn && 0b10_0111_1011>>r&1 == 1 }
 
 // String is the name in RFC 5280.
 func (r Reason) String() string {

@@ -52,13 +52,13 @@ func (p *Publisher) InstallRootList(ctx context.Context, authority string, in []
 		return ListHead{}, err
 	}
 	if last != nil {
-		if bytes.Equal(last.DER, l.DER) {
+		if last.Number == l.Number && bytes.Equal(last.der(), l.DER) {
 			return ListHead{authority, 0, l.Number, l.ThisUpdate, l.NextUpdate, last.leaf}, nil
 		}
 		if l.Number <= last.Number || l.ThisUpdate.Before(last.ThisUpdate) {
 			return ListHead{}, ErrListOld.New("It has number %d of %s; published is %d of %s.", l.Number, l.ThisUpdate.Format(timeForm), last.Number, last.ThisUpdate.Format(timeForm))
 		}
-		if err := p.rootDrops(last.List, l); err != nil {
+		if err := p.rootDrops(last, l); err != nil {
 			return ListHead{}, err
 		}
 	}
@@ -67,12 +67,16 @@ func (p *Publisher) InstallRootList(ctx context.Context, authority string, in []
 		return ListHead{}, err
 	}
 	head := ListHead{authority, 0, l.Number, l.ThisUpdate, l.NextUpdate, leaf}
-	if err := p.cfg.Store.PutList(lane.With(ctx, lane.Status), StoredList{head, l.DER}, old); err != nil {
+	if err := p.cfg.Store.PutList(lane.With(ctx, lane.Status), StoredList{ListHead: head, DER: l.DER}, old); err != nil {
 		return ListHead{}, err
 	}
 	p.Stats.Built.Add(1)
 	p.log.InfoContext(ctx, "root list installed", "authority", authority, "number", l.Number, "entries", l.Count)
-	if err := p.serve(id, l, leaf); err != nil {
+	n, err := publishedOf(l, nil, leaf)
+	if err != nil {
+		return ListHead{}, err
+	}
+	if err := p.serve(id, n); err != nil {
 		return ListHead{}, err
 	}
 	return head, p.distrust(l)
@@ -88,6 +92,9 @@ func rootList(in []byte, a ca.Info) (*List, error) {
 	if err := l.Verify(a.Cert); err != nil {
 		return nil, err
 	}
+	if l.Base != 0 {
+		return nil, malformed(nil, "It is a delta list.")
+	}
 	if want := listURL(a.ListBase(), 0); l.URL != "" && l.URL != want {
 		return nil, ErrListUntrusted.New("It is for %s, not for %s.", l.URL, want)
 	}
@@ -95,12 +102,12 @@ func rootList(in []byte, a ca.Info) (*List, error) {
 }
 
 // rootDrops refuses a list that forgets a revoked CA that has not expired.
-func (p *Publisher) rootDrops(last, next *List) error {
+func (p *Publisher) rootDrops(last *published, next *List) error {
 	have := map[string]bool{}
 	if err := next.Each(func(e Entry) error { have[string(e.Serial)] = true; return nil }); err != nil {
 		return err
 	}
-	return last.Each(func(e Entry) error {
+	return last.entries.each(func(e Entry) error {
 		if have[string(e.Serial)] || e.Reason == CertificateHold {
 			return nil
 		}
@@ -133,7 +140,11 @@ func (p *Publisher) loadRoot(ctx context.Context, a ca.Info) error {
 		p.log.ErrorContext(ctx, "stored root list is not what was signed", "authority", a.Name, "error", err)
 		return nil
 	}
-	return errors.Join(p.serve(id, l, row.Leaf), p.distrust(l))
+	n, err := publishedOf(l, nil, row.Leaf)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.serve(id, n), p.distrust(l))
 }
 
 func (p *Publisher) storedNumber(ctx context.Context, id listID) (int64, error) {

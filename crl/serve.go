@@ -27,6 +27,7 @@ func (p *Publisher) Handler() http.Handler {
 		}
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		switch parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/"); {
+		case len(parts) == 3 && parts[0] == "crl" && p.cfg.Filters.serve(w, r, strings.Join(parts, "/")):
 		case len(parts) == 3 && parts[0] == "crl":
 			p.serveList(w, r, parts[1], parts[2])
 		case len(parts) == 2 && parts[0] == "ca":
@@ -38,13 +39,21 @@ func (p *Publisher) Handler() http.Handler {
 }
 
 func (p *Publisher) serveList(w http.ResponseWriter, r *http.Request, authority, file string) {
-	text, ok := strings.CutSuffix(file, ".crl")
+	text, isDelta := strings.CutSuffix(file, deltaSuffix)
+	ok := isDelta
+	if !ok {
+		text, ok = strings.CutSuffix(file, ".crl")
+	}
 	shard, err := strconv.Atoi(text)
 	if !ok || err != nil || shard < 0 || strconv.Itoa(shard) != text {
 		http.NotFound(w, r)
 		return
 	}
 	l := p.current(listID{authority, shard})
+	if isDelta && l != nil && l.delta == nil { // of the first list there is none
+		http.NotFound(w, r)
+		return
+	}
 	if l == nil {
 		if a, err := p.cfg.CA.Authority(authority); err == nil && shard < max(a.Shards, 1) {
 			w.Header().Set("Retry-After", "5")
@@ -59,8 +68,13 @@ func (p *Publisher) serveList(w http.ResponseWriter, r *http.Request, authority,
 	h.Set("Content-Type", "application/pkix-crl")
 	h.Set("Cache-Control", "public, no-transform, max-age="+strconv.Itoa(int(age/time.Second)))
 	h.Set("Expires", p.now().Add(age).UTC().Format(http.TimeFormat))
+	if isDelta {
+		h.Set("ETag", l.delta.etag)
+		http.ServeContent(w, r, "", l.delta.thisUpdate, bytes.NewReader(l.delta.der))
+		return
+	}
 	h.Set("ETag", l.etag)
-	http.ServeContent(w, r, "", l.ThisUpdate, bytes.NewReader(l.DER))
+	http.ServeContent(w, r, "", l.ThisUpdate, l.reader())
 }
 
 func (p *Publisher) serveCertificate(w http.ResponseWriter, r *http.Request, file string) {

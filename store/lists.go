@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"math"
 	"strconv"
@@ -61,17 +62,120 @@ func (db *DB) scanListHead(r row, more ...any) (h crl.ListHead, err error) {
 
 // List implements [crl.ListStore].
 func (db *DB) List(ctx context.Context, authority string, shard int, have int64) (*crl.StoredList, error) {
-	l := &crl.StoredList{}
-	var err error
-	l.ListHead, err = db.scanListHead(db.queryRow(ctx, `SELECT authority, shard, number, this_update, next_update, leaf, mac, CASE WHEN number > $3 THEN der END FROM crls WHERE authority = $1 AND shard = $2`, authority, shard, have), &l.DER)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
+	for range 3 {
+		l := &crl.StoredList{}
+		var err error
+		l.ListHead, err = db.scanListHead(db.queryRow(ctx, `SELECT c.authority, c.shard, c.number, c.this_update, c.next_update, c.leaf, c.mac, CASE WHEN c.number > $3 THEN c.der END, d.der
+			FROM crls c LEFT JOIN crl_deltas d ON d.authority = c.authority AND d.shard = c.shard AND d.number = c.number WHERE c.authority = $1 AND c.shard = $2`, authority, shard, have), &l.DER, &l.Delta)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, nil
+		}
+		if err != nil && !errors.Is(err, ErrRowTampered) {
+			return nil, err
+		}
+		if len(l.DER) == 0 || l.DER[0] != inPieces {
+			return l, nil
+		}
+		whole, err := db.joinPieces(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		if whole {
+			return l, nil
+		}
+		// Another node published meanwhile: what the row named is gone.
 	}
-	if err != nil && !errors.Is(err, ErrRowTampered) {
-		return nil, err
-	}
-	return l, nil
+	return nil, crl.ErrListMoved.New("Authority %s, shard %d.", authority, shard)
 }
+
+// inPieces is the first octet of crls.der where it only names the pieces of a
+// list. A list starts with the tag of a sequence.
+const inPieces = 0x00
+
+// pieceNames is crls.der of a list in pieces.
+func pieceNames(p *crl.Pieces) []byte {
+	b := []byte{inPieces}
+	put := func(v []byte) { b = append(binary.AppendUvarint(b, uint64(len(v))), v...) }
+	put(p.Front)
+	put(p.Back)
+	for _, c := range p.All {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(c.ID)), uint64(c.Len))
+	}
+	return b
+}
+
+// joinPieces puts a list together; false if a piece is missing. What comes out is
+// for the caller to verify, since it is signed.
+func (db *DB) joinPieces(ctx context.Context, l *crl.StoredList) (bool, error) {
+	broken := ErrRowTampered.New("Table crls, row %s.", listKey(l.Authority, l.Shard))
+	in := l.DER[1:]
+	number := func() (uint64, bool) {
+		v, n := binary.Uvarint(in)
+		if n <= 0 {
+			return 0, false
+		}
+		in = in[n:]
+		return v, true
+	}
+	take := func() ([]byte, bool) {
+		n, ok := number()
+		if !ok || n > uint64(len(in)) {
+			return nil, false
+		}
+		v := in[:n]
+		in = in[n:]
+		return v, true
+	}
+	front, ok1 := take()
+	back, ok2 := take()
+	if !ok1 || !ok2 {
+		return false, broken
+	}
+	size := len(front) + len(back)
+	at := map[int64]int{} // where each piece belongs
+	for len(in) > 0 {
+		id, ok1 := number()
+		n, ok2 := number()
+		if !ok1 || !ok2 || n > maxListPiece || size > maxListOctets {
+			return false, broken
+		}
+		at[int64(id)] = size - len(back)
+		size += int(n)
+		l.Cuts = append(l.Cuts, crl.Cut{ID: int64(id), Len: int(n)})
+	}
+	lens := make(map[int64]int, len(l.Cuts))
+	for _, c := range l.Cuts {
+		lens[c.ID] = c.Len
+	}
+	out := make([]byte, size)
+	copy(out, front)
+	copy(out[size-len(back):], back)
+	found := 0
+	rows, err := db.query(ctx, `SELECT id, der FROM crl_pieces WHERE authority = $1 AND shard = $2`, l.Authority, l.Shard)
+	err = each(rows, err, func(r row) error {
+		var id int64
+		var der sql.RawBytes
+		if err := r.Scan(&id, &der); err != nil {
+			return err
+		}
+		if n, ok := lens[id]; ok && n == len(der) {
+			copy(out[at[id]:], der)
+			found++
+		}
+		return nil
+	})
+	if err != nil || found != len(l.Cuts) {
+		l.Cuts = nil
+		return false, err
+	}
+	l.DER = out
+	return true, nil
+}
+
+const (
+	maxListPiece  = 1 << 20
+	maxListOctets = 256 << 20 // of a whole list
+)
 
 // PutList implements [crl.ListStore]: the condition on the old number lets one
 // of two nodes win (A32). A list of a time that is not yet would outlive the
@@ -80,25 +184,65 @@ func (db *DB) PutList(ctx context.Context, l crl.StoredList, old int64) error {
 	if err := db.CheckClock(); errors.Is(err, ErrClockAhead) {
 		return err
 	}
+	der := l.DER
+	if l.Pieces != nil {
+		der = pieceNames(l.Pieces)
+	}
 	return db.Atomic(ctx, func(ctx context.Context) error {
 		var n int64
 		var err error
 		mac := db.listMAC(&l.ListHead)
 		if old == 0 {
 			n, err = db.exec(ctx, `INSERT INTO crls (authority, shard, number, this_update, next_update, leaf, der, mac) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (authority, shard) DO NOTHING`,
-				l.Authority, l.Shard, l.Number, millis(l.ThisUpdate), millis(l.NextUpdate), l.Leaf, l.DER, mac)
+				l.Authority, l.Shard, l.Number, millis(l.ThisUpdate), millis(l.NextUpdate), l.Leaf, der, mac)
 			if err == nil && n == 1 {
 				txFrom(ctx).reseal("crls", listKey(l.Authority, l.Shard), nil, keyOnly)
 			}
 		} else {
 			n, err = db.exec(ctx, `UPDATE crls SET number = $1, this_update = $2, next_update = $3, leaf = $4, der = $5, mac = $6 WHERE authority = $7 AND shard = $8 AND number = $9 AND number < $1`,
-				l.Number, millis(l.ThisUpdate), millis(l.NextUpdate), l.Leaf, l.DER, mac, l.Authority, l.Shard, old)
+				l.Number, millis(l.ThisUpdate), millis(l.NextUpdate), l.Leaf, der, mac, l.Authority, l.Shard, old)
 		}
 		if err == nil && n == 0 {
 			return crl.ErrListMoved.New("Authority %s, shard %d.", l.Authority, l.Shard)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return errors.Join(db.putPieces(ctx, &l), db.putDelta(ctx, &l))
 	})
+}
+
+func (db *DB) putPieces(ctx context.Context, l *crl.StoredList) error {
+	p := l.Pieces
+	if p == nil || p.Fresh { // a list that became short leaves none behind
+		if _, err := db.exec(ctx, `DELETE FROM crl_pieces WHERE authority = $1 AND shard = $2`, l.Authority, l.Shard); err != nil || p == nil {
+			return err
+		}
+	}
+	for _, id := range p.Gone {
+		if _, err := db.exec(ctx, `DELETE FROM crl_pieces WHERE authority = $1 AND shard = $2 AND id = $3`, l.Authority, l.Shard, id); err != nil {
+			return err
+		}
+	}
+	for _, c := range p.All {
+		der, ok := p.Put[c.ID]
+		if !ok {
+			continue
+		}
+		if _, err := db.exec(ctx, `INSERT INTO crl_pieces (authority, shard, id, der) VALUES ($1, $2, $3, $4) ON CONFLICT (authority, shard, id) DO UPDATE SET der = excluded.der`, l.Authority, l.Shard, c.ID, der); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (db *DB) putDelta(ctx context.Context, l *crl.StoredList) error {
+	if l.Delta == nil {
+		return nil
+	}
+	_, err := db.exec(ctx, `INSERT INTO crl_deltas (authority, shard, number, der) VALUES ($1, $2, $3, $4) ON CONFLICT (authority, shard) DO UPDATE SET number = excluded.number, der = excluded.der`,
+		l.Authority, l.Shard, l.Number, l.Delta)
+	return err
 }
 
 // ShardRevocations implements [crl.ListStore].
@@ -113,7 +257,7 @@ func (db *DB) ShardRevocations(ctx context.Context, authority string, shard int,
 
 // ShardChanges implements [crl.ListStore].
 func (db *DB) ShardChanges(ctx context.Context, authority string, shard int, fromLeaf int64, f func(crl.Revocation, error) error) error {
-	rows, err := db.query(ctx, `SELECT `+revocationColumns+` FROM revocations WHERE leaf >= $1 AND authority = $2 AND shard = $3 ORDER BY serial`, fromLeaf, authority, shard)
+	rows, err := db.query(ctx, `SELECT `+revocationColumns+` FROM revocations WHERE leaf >= $1 AND authority || '' = $2 AND shard + 0 = $3 ORDER BY serial`, fromLeaf, authority, shard)
 	return each(rows, err, func(r row) error {
 		v, err := db.scanRevocation(r)
 		return f(v, err)
