@@ -27,6 +27,9 @@ const (
 	ReadStations      Action = "station.read"
 	CreateStationCode Action = "station.code.create"
 	RevokeStation     Action = "station.revoke"
+
+	CreateEnrolPassword Action = "enrol.password.create"
+
 	ReadCertificates  Action = "certificate.read"
 	RevokeCertificate Action = "certificate.revoke"
 	ReadDevices       Action = "device.read"
@@ -79,9 +82,16 @@ const (
 	DeleteShadow Action = "shadow.delete"
 	ReadLists    Action = "list.read"
 
+	ReadRevocationPlans Action = "revocation-plan.read"
+	PlanRevocation      Action = "revocation-plan.create"
+	ApproveRevocation   Action = "revocation-plan.approve"
+	RunRevocation       Action = "revocation-plan.run"
+
 	MakePlan        Action = "plan.read"
 	ApplyPlan       Action = "plan.apply"
 	ExportDocuments Action = "document.read"
+	ReadApprovals   Action = "approval.read"
+	DecideApproval  Action = "approval.decide"
 
 	ReadLog Action = "log.read"
 )
@@ -117,6 +127,9 @@ var grants = map[Action][]Role{
 	CreateStationCode: {CMManager, SecurityOfficer, Platform},
 	RevokeStation:     {CMManager, SecurityOfficer},
 
+	// A password makes a device without a station: who may have stations made, may.
+	CreateEnrolPassword: {CMManager, SecurityOfficer, Platform},
+
 	// Trust.
 	ReadCertificates:  roles,
 	RevokeCertificate: {SecurityOfficer},
@@ -124,6 +137,12 @@ var grants = map[Action][]Role{
 	RevokeDevice:      {SecurityOfficer},
 	ReadLists:         roles,
 	ReadLog:           roles,
+
+	// Revocation in bulk. Whoever planned it never approves it; see Approve.
+	ReadRevocationPlans: {SecurityOfficer, Auditor, Platform},
+	PlanRevocation:      {SecurityOfficer},
+	ApproveRevocation:   {SecurityOfficer},
+	RunRevocation:       {SecurityOfficer},
 
 	// Life after first boot.
 	ReadThings:        {SecurityOfficer, Auditor, FleetOperator, Platform},
@@ -187,6 +206,11 @@ var grants = map[Action][]Role{
 	MakePlan:        {CMManager, SecurityOfficer, Auditor, FleetOperator, Platform},
 	ApplyPlan:       {CMManager, SecurityOfficer, FleetOperator, Platform},
 	ExportDocuments: {CMManager, SecurityOfficer, Auditor, FleetOperator, Platform},
+
+	// What waits for a second person. These let somebody in too: approving takes the
+	// right of every change that was asked for, and is never for who asked; see Approve.
+	ReadApprovals:  {CMManager, SecurityOfficer, Auditor, FleetOperator, Platform},
+	DecideApproval: {CMManager, SecurityOfficer, FleetOperator, Platform},
 }
 
 // Can tells whether the actor may do this in its tenant. Only principals have

@@ -232,31 +232,38 @@ func (p *Provisioner) Issue(ctx context.Context, station access.Actor, r IssueRe
 }
 
 func (p *Provisioner) issueUnit(ctx context.Context, v *verifiedOrder, station access.Actor, unit string, fresh bool, req *csr.Request, r *IssueRequest) (IssueAnswer, error) {
-	b := v.body
 	if err := ValidUnit(unit); err != nil {
 		return IssueAnswer{}, err
 	}
 	if !v.matcher.allows(unit) {
-		return IssueAnswer{}, ErrUnitInvalid.New("%s is not in the %s.", unit, b.Serials).With("unit", unit)
+		return IssueAnswer{}, ErrUnitInvalid.New("%s is not in the %s.", unit, v.body.Serials).With("unit", unit)
 	}
+	rekey := ca.RekeyBeforeInstalled
+	if fresh {
+		rekey = ca.RekeyRefuse
+	}
+	by := ca.Requester{Actor: station.String(), Station: station.Name, Authority: station.Authority, Serial: ca.Serial(station.Serial)}
+	return p.issueFor(ctx, v, by, unit, rekey, req, r.Operator, r.Tool)
+}
+
+// issueFor makes the certificate of a unit that the order has.
+func (p *Provisioner) issueFor(ctx context.Context, v *verifiedOrder, by ca.Requester, unit string, rekey ca.Rekey, req *csr.Request, operator, tool string) (IssueAnswer, error) {
+	b := v.body
 	cr := ca.Request{
 		Identity: ca.Identity{Tenant: b.Tenant, Holder: unit, Profile: string(profile.IDevID)},
 		Subject:  profile.Subject{Organization: b.Organization, CommonName: unit, SerialNumber: printable(unit)},
 		Names:    p.names(unit, b.ID),
 		SPKI:     req.SPKI, Key: req.PublicKey, Origin: b.KeyOrigin,
 		Account: b.ID, Quota: b.Quantity,
-		Rekey: ca.RekeyBeforeInstalled, MaxRekeys: p.cfg.MaxRekeys,
-		Requester: ca.Requester{Actor: station.String(), Station: station.Name, Authority: station.Authority, Serial: ca.Serial(station.Serial)},
-		Tool:      r.Tool,
+		Rekey: rekey, MaxRekeys: p.cfg.MaxRekeys,
+		Requester: by,
+		Tool:      tool,
 	}
 	if h := v.matcher.hardware[unit]; h != nil {
 		cr.Names.Hardware = &profile.HardwareModule{Type: v.matcher.hardwareType, Serial: h}
 	}
-	if fresh {
-		cr.Rekey = ca.RekeyRefuse
-	}
-	if r.Operator != "" {
-		cr.Operator = "asserted:" + r.Operator // S13: nothing proves it yet
+	if operator != "" {
+		cr.Operator = "asserted:" + operator // S13: nothing proves it yet
 	}
 	if b.CertificateDays > 0 {
 		cr.NotAfter = p.now().AddDate(0, 0, b.CertificateDays)

@@ -10,12 +10,14 @@
 //     tried every change in one that is taken back.
 //   - All mistakes of all files are told at once, each with file, line and code.
 //   - Nothing is deleted. What no document names stays as it is.
-//   - Whoever applies gets no right by it (S36). A change for which the actor
-//     lacks the right waits for somebody who has it, and what needs a second
-//     person in its own way, such as an order, is drafted and no more.
+//   - Whoever applies gets no right by it (S36). A change that is dangerous, or for
+//     which the actor lacks the right, is not made: it becomes a stored request that
+//     somebody else approves, who has the right of every change in it and saw what
+//     they approve. What needs a second person in its own way, such as an order, is
+//     drafted and no more.
 //   - What is written by [Write] is read back as the same, and without secrets.
 //
 // The package knows documents and plans; what a kind is, is told by its [Kind].
 //
-// Start reading at plan.go, then document.go.
+// Start reading at plan.go, then document.go and request.go.
 package declare

@@ -18,5 +18,13 @@ var (
 	ErrStale   = fault.Define(fault.Conflict, "declare-plan-stale", "What is there, the documents or your rights changed after the plan was made. Nothing was done.", "Plan again and look at the new difference.")
 	ErrLimit   = fault.Define(fault.Invalid, "declare-limit", "There are too many documents, or one is nested too deeply.", "Apply a part at a time.")
 	ErrEmpty   = fault.Define(fault.Invalid, "declare-empty", "The files hold no document.", "Write at least one, or export what is there.")
-	ErrUnread  = fault.Define(fault.Internal, "declare-export", "A document that was written is not read back as the same.", "Report the object's kind and name.")
+
+	ErrRequestUnknown = fault.Define(fault.NotFound, "approval-unknown", "There is no such approval request.", "List them with hallmark approval list.")
+	ErrRequestDecided = fault.Define(fault.Conflict, "approval-decided", "The approval request is not open any more.", "Look at it with hallmark approval show ID; to ask anew, apply the files again.")
+	ErrRequestMoved   = fault.Define(fault.Conflict, "approval-moved", "Somebody else decided or asked at the same moment. Nothing was done.", "Look at the request again.")
+	ErrRequestLimit   = fault.Define(fault.Exhausted, "approval-limit", "Too many approval requests are open.", "Decide some of them first; hallmark approval list --state open shows them.")
+	ErrRequestAsker   = fault.Define(fault.Conflict, "approval-asker-disabled", "The access of whoever asked for this was ended. Nothing was done.", "Reject the request; somebody with access applies the files again if they are still wanted.")
+	ErrRequestNote    = fault.Define(fault.Invalid, "approval-note", "The note is longer than 1024 octets, or has control characters.", "Write it in one line.")
+
+	ErrUnread = fault.Define(fault.Internal, "declare-export", "A document that was written is not read back as the same.", "Report the object's kind and name.")
 )

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"hallmark/access"
 	"hallmark/internal/fault"
@@ -37,8 +38,10 @@ type Kind interface {
 // Verdict is what a change takes.
 type Verdict struct {
 	Rights []access.Action
-	Notes  []string // what else will happen, for people
-	Next   []string // commands of other people that it waits for afterwards
+	// Dangerous says what of it takes a second person (S36), "" if one suffices.
+	Dangerous string
+	Notes     []string // what else will happen, for people
+	Next      []string // commands of other people that it waits for afterwards
 }
 
 // Outcome is what became of a change beside the change.
@@ -52,6 +55,12 @@ type public interface{ Public() Spec }
 
 // nested is a spec of an object that lies below another one of its kind.
 type nested interface{ Above() string }
+
+// Ref names the object of a document.
+type Ref struct{ Kind, Name string }
+
+// needy is a spec that names other objects, which have to be there first.
+type needy interface{ Needs(name string) []Ref }
 
 // What becomes of an object.
 const (
@@ -70,11 +79,14 @@ type Item struct {
 	Changes []Change `json:"changes,omitempty"`
 	Notes   []string `json:"notes,omitempty"`
 	Next    []string `json:"next,omitempty"`
-	// Waits is the right that the actor lacks: the item is left to somebody who has
-	// one of the roles.
-	Waits  string   `json:"waits,omitempty"`
-	Roles  []string `json:"roles,omitempty"`
-	Secret string   `json:"secret,omitempty"`
+	// Waits is the right that somebody else has to have who approves this, in one of
+	// the roles: the actor lacks it, or it is dangerous, or it comes after an item that
+	// is.
+	Waits     string   `json:"waits,omitempty"`
+	Roles     []string `json:"roles,omitempty"`
+	Dangerous string   `json:"dangerous,omitempty"`
+	After     string   `json:"after,omitempty"`
+	Secret    string   `json:"secret,omitempty"`
 }
 
 // Todo tells whether the plan does something about it.
@@ -85,6 +97,8 @@ type Plan struct {
 	Hash    string `json:"hash"`
 	Items   []Item `json:"items"`
 	Applied bool   `json:"applied"`
+	// Requests is where what waits was asked for.
+	Requests []Asked `json:"requests,omitempty"`
 }
 
 // Count is how many items are to be done, wait for others, and are as wanted.
@@ -106,18 +120,27 @@ func (p *Plan) Count() (todo, waiting, unchanged int) {
 type Config struct {
 	Kinds  []Kind // in the order in which they are put: what is named before what names it
 	Atomic func(ctx context.Context, fn func(ctx context.Context) error) error
-	Log    *slog.Logger
+	// Requests keeps what waits for a second person; without it that stays undone.
+	Requests RequestStore
+	// Gone tells whether a principal's access was ended; nil if nobody's ever is.
+	Gone func(ctx context.Context, s access.Scope, name string) (bool, error)
+	Log  *slog.Logger
+	Now  func() time.Time
 }
 
 // Planner makes plans and applies them. It is safe for concurrent use.
 type Planner struct {
 	cfg Config
 	log *slog.Logger
+	now func() time.Time
 }
 
 // New makes a Planner.
 func New(cfg Config) *Planner {
-	p := &Planner{cfg: cfg, log: cfg.Log}
+	p := &Planner{cfg: cfg, log: cfg.Log, now: cfg.Now}
+	if p.now == nil {
+		p.now = time.Now
+	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -136,6 +159,9 @@ func (p *Planner) Kinds() (out []string) {
 type step struct {
 	doc       *Document
 	was, want Spec
+	rights    []access.Action // all that the change takes
+	may       bool            // it changes something, and the actor has them
+	put       bool            // it is to be done
 }
 
 // errTrial takes a trial's transaction back.
@@ -148,17 +174,26 @@ func (p *Planner) Plan(ctx context.Context, by access.Actor, files []File) (Plan
 	if err != nil {
 		return Plan{}, err
 	}
-	plan, _, err := p.survey(ctx, by, docs)
+	return p.try(ctx, by, docs, "")
+}
+
+// try surveys the documents of a plan, or of a request, and makes every change that
+// the actor has the rights for, to take it back.
+func (p *Planner) try(ctx context.Context, by access.Actor, docs []Document, request string) (Plan, error) {
+	plan, steps, err := p.survey(ctx, by, docs, request)
 	if err != nil {
 		return Plan{}, err
 	}
-	if todo, _, _ := plan.Count(); todo == 0 {
+	if !slices.ContainsFunc(steps, func(s step) bool { return s.may }) {
 		return plan, nil
 	}
 	err = p.cfg.Atomic(lane.With(ctx, lane.Status), func(ctx context.Context) error {
 		var steps []step
-		if plan, steps, err = p.survey(ctx, by, docs); err != nil {
+		if plan, steps, err = p.survey(ctx, by, docs, request); err != nil {
 			return err
+		}
+		for i := range steps { // what waits for a second person is tried too
+			steps[i].put = steps[i].may
 		}
 		if err := p.put(ctx, by, &plan, steps); err != nil {
 			return err
@@ -175,32 +210,48 @@ func (p *Planner) Plan(ctx context.Context, by access.Actor, files []File) (Plan
 }
 
 // Apply does what a plan of the same documents with that hash said, all of it or
-// nothing.
+// nothing. What waits is asked for in the same transaction.
 func (p *Planner) Apply(ctx context.Context, by access.Actor, files []File, hash string) (plan Plan, err error) {
 	docs, err := p.read(files)
 	if err != nil {
 		return Plan{}, err
 	}
-	err = p.cfg.Atomic(lane.With(ctx, lane.Status), func(ctx context.Context) error {
-		var steps []step
-		if plan, steps, err = p.survey(ctx, by, docs); err != nil {
-			return err
+	for try := 0; ; try++ {
+		err = p.cfg.Atomic(lane.With(ctx, lane.Status), func(ctx context.Context) error {
+			var steps []step
+			if plan, steps, err = p.survey(ctx, by, docs, ""); err != nil {
+				return err
+			}
+			if plan.Hash != hash {
+				return ErrStale.New("")
+			}
+			if err := p.put(ctx, by, &plan, steps); err != nil {
+				return err
+			}
+			return p.ask(ctx, by, &plan, steps)
+		})
+		if !errors.Is(err, ErrRequestMoved) || try == 2 { // of two who ask for the same at once the later one finds it
+			break
 		}
-		if plan.Hash != hash {
-			return ErrStale.New("")
-		}
-		return p.put(ctx, by, &plan, steps)
-	})
+	}
 	if err != nil {
 		return Plan{}, err
 	}
 	plan.Applied = true
-	for i := range plan.Items {
-		if it := &plan.Items[i]; it.Todo() {
-			p.log.InfoContext(ctx, "document applied", "kind", it.Kind, "name", it.Name, "action", it.Action, "plan", hash, "by", by.String())
-		}
+	p.applied(ctx, by, &plan)
+	for _, r := range plan.Requests {
+		p.log.InfoContext(ctx, "approval asked for", "request", r.ID, "documents", r.Documents, "again", r.Again, "by", by.String())
 	}
 	return plan, nil
+}
+
+// applied logs what was done.
+func (p *Planner) applied(ctx context.Context, by access.Actor, plan *Plan, more ...any) {
+	for i := range plan.Items {
+		if it := &plan.Items[i]; it.Todo() {
+			p.log.InfoContext(ctx, "document applied", append([]any{"kind", it.Kind, "name", it.Name, "action", it.Action, "plan", plan.Hash, "by", by.String()}, more...)...)
+		}
+	}
 }
 
 // read parses the files and brings the documents into the order of their kinds,
@@ -238,8 +289,9 @@ func (p *Planner) read(files []File) ([]Document, error) {
 	return docs, nil
 }
 
-// survey compares every document with what is there.
-func (p *Planner) survey(ctx context.Context, by access.Actor, docs []Document) (Plan, []step, error) {
+// survey compares every document with what is there. Those of a request are looked
+// at for their approval: that they are dangerous is why they were asked for.
+func (p *Planner) survey(ctx context.Context, by access.Actor, docs []Document, request string) (Plan, []step, error) {
 	plan, steps := Plan{Items: make([]Item, len(docs))}, make([]step, len(docs))
 	var found []Finding
 	type line struct {
@@ -248,16 +300,21 @@ func (p *Planner) survey(ctx context.Context, by access.Actor, docs []Document) 
 	}
 	lines := make([]line, len(docs))
 	for i := range docs {
-		d, it := &docs[i], &plan.Items[i]
+		d, it, st := &docs[i], &plan.Items[i], &steps[i]
 		*it = Item{Kind: d.Kind.Name(), Name: d.Name, File: d.File, Line: d.Line, Action: Update}
-		steps[i] = step{doc: d, want: d.Spec}
+		*st = step{doc: d, want: d.Spec, rights: []access.Action{d.Kind.Sees()}}
 		after, err := tree(d.Spec)
 		if err != nil {
 			return plan, nil, err
 		}
+		lines[i].After = after
 		if !access.Can(by, d.Kind.Sees()) {
 			it.wait(d.Kind.Sees())
-			lines[i] = line{Item: *it, After: after}
+			// What it would take is judged as if there were nothing: nobody learns from it
+			// what there is.
+			if v, err := d.Kind.Judge(ctx, by.Scope(), d.Name, nil, d.Spec); err == nil {
+				st.rights = append(st.rights, v.Rights...)
+			}
 			continue
 		}
 		was, err := d.Kind.Read(ctx, by.Scope(), d.Name)
@@ -268,11 +325,12 @@ func (p *Planner) survey(ctx context.Context, by access.Actor, docs []Document) 
 			found = append(found, d.finding(err))
 			continue
 		}
-		steps[i].was = was
+		st.was = was
 		before, err := tree(was)
 		if err != nil {
 			return plan, nil, err
 		}
+		lines[i].Before = before
 		compared := after
 		if h, ok := d.Spec.(public); ok {
 			if compared, err = tree(h.Public()); err != nil {
@@ -295,26 +353,64 @@ func (p *Planner) survey(ctx context.Context, by access.Actor, docs []Document) 
 			continue
 		}
 		it.Notes, it.Next = v.Notes, v.Next
+		st.rights = append(st.rights, v.Rights...)
+		if it.Action == Unchanged {
+			continue
+		}
+		st.may = true
 		for _, right := range v.Rights {
-			if it.Action != Unchanged && it.Waits == "" && !access.Can(by, right) {
-				it.wait(right)
+			if !access.Can(by, right) {
+				st.may = false
+				if it.Waits == "" {
+					it.wait(right)
+				}
 			}
 		}
-		lines[i] = line{Item: *it, Before: before, After: after}
+		if it.Dangerous = v.Dangerous; v.Dangerous != "" && it.Waits == "" && request == "" {
+			it.wait(st.rights[len(st.rights)-1])
+		}
 	}
 	if len(found) > 0 {
 		return plan, nil, refused(found, waiting(&plan))
 	}
-	for i := range lines { // where a document stands in which file changes nothing
-		lines[i].File, lines[i].Line = "", 0
+	if request == "" {
+		hold(&plan, steps)
 	}
-	raw, err := json.Marshal([]any{"hallmark plan v1", by.Tenant, lines})
+	for i := range steps {
+		steps[i].put = plan.Items[i].Todo()
+		lines[i].Item = plan.Items[i]
+		lines[i].File, lines[i].Line = "", 0 // where a document stands in which file changes nothing
+	}
+	label := []any{"hallmark plan v1", by.Tenant, lines}
+	if request != "" {
+		label = []any{"hallmark approval v1", by.Tenant, request, lines}
+	}
+	raw, err := json.Marshal(label)
 	if err != nil {
 		return plan, nil, err
 	}
 	sum := sha256.Sum256(raw)
 	plan.Hash = hex.EncodeToString(sum[:])
 	return plan, steps, nil
+}
+
+// hold lets what names an object that is not there yet wait together with it.
+func hold(plan *Plan, steps []step) {
+	missing := map[Ref]bool{}
+	for i := range steps { // what is named comes before what names it
+		it := &plan.Items[i]
+		if n, ok := steps[i].want.(needy); ok && it.Todo() {
+			for _, r := range n.Needs(it.Name) {
+				if missing[r] && it.Waits == "" {
+					it.After = r.Kind + " " + r.Name
+					it.wait(steps[i].rights[len(steps[i].rights)-1])
+				}
+			}
+		}
+		if it.Waits != "" && it.Action == Create {
+			missing[Ref{it.Kind, it.Name}] = true
+		}
+	}
 }
 
 func (i *Item) wait(right access.Action) {
@@ -354,7 +450,7 @@ func (p *Planner) put(ctx context.Context, by access.Actor, plan *Plan, steps []
 	var found []Finding
 	for i := range steps {
 		s, it := &steps[i], &plan.Items[i]
-		if !it.Todo() {
+		if !s.put {
 			continue
 		}
 		out, err := s.doc.Kind.Put(ctx, by, it.Name, s.was, s.want)
