@@ -62,8 +62,32 @@ type DoorConfig struct {
 	// Account is the account number in events; "" means the tenant.
 	Account string
 	Keys    keycheck.Policy
-	Log     *slog.Logger
-	Now     func() time.Time
+	// Imported knows the revocation lists of CAs that are not ours; nil means that
+	// none is imported.
+	Imported Imported
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// Imported tells what other CAs say of their certificates; [crl.Imports] does. It
+// fails where a list has to be there and is not.
+type Imported interface {
+	Check(c *x509.Certificate) (r crl.Reason, revoked bool, err error)
+}
+
+// imported refuses what its own CA revoked.
+func (d *Door) imported(c *x509.Certificate) error {
+	if d.cfg.Imported == nil {
+		return nil
+	}
+	r, revoked, err := d.cfg.Imported.Check(c)
+	switch {
+	case revoked && r == crl.CertificateHold:
+		return ErrHeld.New("")
+	case revoked:
+		return ErrRevoked.New("")
+	}
+	return err
 }
 
 // Door tells who is at the MQTT door, and registers those whom a registered CA
@@ -133,6 +157,9 @@ const (
 // admit decides; lasting is how long a refusal stands without looking again.
 func (d *Door) admit(ctx context.Context, c *x509.Certificate, tenant string, now time.Time) (a Admission, lasting time.Duration, err error) {
 	id := registry.CertificateID(c.Raw)
+	if err := d.imported(c); err != nil {
+		return a, 0, err // a newer list may say otherwise
+	}
 	// 2. A registered one.
 	known, err := d.cfg.Registry.AtDoor(ctx, id, tenant)
 	if err == nil {
@@ -315,6 +342,11 @@ func admission(c *x509.Certificate, rec *registry.Certificate, things []registry
 // revocation finds the connection.
 func (d *Door) Recheck(ctx context.Context, a *Admission) error {
 	now := d.now()
+	if a.Authority == "" && a.Certificate != nil {
+		if err := d.imported(a.Certificate); err != nil {
+			return err
+		}
+	}
 	if a.Authority == "" && a.known != nil && a.known.Stands() && now.Before(a.NotAfter) {
 		return nil // nobody changed anything since
 	}

@@ -1,7 +1,8 @@
 // Package bootstrap is how a device gets in: [Gate] decides who is at the
 // device door over HTTPS and [Service] makes a device of a birth certificate at
 // first boot; [Door] decides who is at the MQTT door; [Claims], [BYOC] and [Bulk]
-// are the other ways to become a device.
+// are the other ways to become a device; [Enroller] is what the standard protocols
+// below this folder speak for.
 //
 // Promises:
 //   - A certificate is what the database says it is: found by issuer and serial

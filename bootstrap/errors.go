@@ -51,3 +51,26 @@ var (
 	ErrLeafInvalid         = fault.Define(fault.Invalid, "device-certificate-invalid", "The certificate cannot be registered.", "Give one end-entity certificate in force, in PEM, with a strong key.")
 	ErrBulk                = fault.Define(fault.Invalid, "bulk-invalid", "The bulk registration cannot run.", "Give one JSON object with text values a line, and a template of the kind bulk.")
 )
+
+// The refusals of enrolment by a standard protocol.
+var (
+	ErrEnrolNone       = fault.Define(fault.Unauthenticated, "enrol-credential-missing", "The request shows neither a certificate nor a one-time password.", "Connect with the device's certificate, or send the unit and its one-time password.")
+	ErrEnrolPassword   = fault.Define(fault.Unauthenticated, "enrol-password-refused", "The one-time password is wrong, used, expired or for another unit.", "Ask for a new one with hallmark enrol password create.")
+	ErrEnrolIdentity   = fault.Define(fault.Forbidden, "enrol-identity-mismatch", "The request names another identity or profile than its credential is for.", "Ask for what the credential is for; leave the names out where the protocol allows it.")
+	ErrEnrolProof      = fault.Define(fault.Invalid, "enrol-proof-mismatch", "The request is not tied to the connection that brings it.", "Make the CSR with the channel binding of this connection as its challenge password, or without one where that is allowed.")
+	ErrEnrolAttributes = fault.Define(fault.Invalid, "enrol-attributes-missing", "The request lacks what the service asks of every request.", "Ask for the request attributes, and make the CSR as they say.")
+	ErrEnrolRenew      = fault.Define(fault.Forbidden, "enrol-renewal-identity", "A renewal needs the operational certificate that it renews, with its subject and its names.", "Connect with that certificate and copy subject and names from it; enrol anew for anything else.")
+	ErrEnrolProfile    = fault.Define(fault.NotFound, "enrol-profile-unknown", "Nothing is enrolled under that label.", "Use idevid or ldevid, or leave the label out.")
+	ErrEnrolKeys       = fault.Define(fault.Forbidden, "enrol-server-keys-off", "The service makes no keys for this.", "Make the key on the device.")
+	ErrEnrolRate       = fault.Define(fault.Exhausted, "enrol-rate", "Too many enrolments in this minute, or too many refused ones from this address.", "Try again after the stated time.")
+	ErrEnrolConfig     = fault.Define(fault.Invalid, "enrol-password-invalid", "The one-time password cannot be made.", "Correct the named field.")
+	ErrEnrolUnknown    = fault.Define(fault.NotFound, "enrol-certificate-unknown", "The device has no such certificate.", "Name a certificate of the device that asks.")
+)
+
+// The refusals of the dark-device lane.
+var (
+	ErrDarkBounds     = fault.Define(fault.Forbidden, "dark-lane-bounds", "The device's certificate expired, and it is not one that may come back by itself.", "Register again with the birth certificate, or ask the owner of the fleet; the device needs service.")
+	ErrDarkNewer      = fault.Define(fault.Forbidden, "dark-lane-newer", "The device has a newer certificate than the expired one.", "Connect with the newest certificate; if it is lost the device needs service.")
+	ErrDarkSpent      = fault.Define(fault.Exhausted, "dark-lane-spent", "No more devices come back with an expired certificate today.", "Try again tomorrow, or ask the owner of the fleet to raise the number.")
+	ErrDarkQuarantine = fault.Define(fault.Forbidden, "dark-lane-quarantine", "The device came back with an expired certificate and is in quarantine.", "Ask the owner of the fleet to let it out: detach the quarantine policy from its certificate and attach the device's own.")
+)

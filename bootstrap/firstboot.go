@@ -53,8 +53,10 @@ type Config struct {
 	// learns neither thing nor serial number (S43). It must always give the same
 	// text for the same device.
 	Pseudonym func(tenant, holder string) string
-	Log       *slog.Logger
-	Now       func() time.Time
+	// Dark lets devices with an expired certificate come back; nil refuses them.
+	Dark *DarkLane
+	Log  *slog.Logger
+	Now  func() time.Time
 }
 
 // Service makes devices of birth certificates. It is safe for concurrent use.
@@ -112,7 +114,7 @@ type Registration struct {
 // Nonce gives the device a nonce for its CSR, for stacks that cannot export
 // keying material.
 func (s *Service) Nonce(ctx context.Context, f Facts) (nonce string, expires time.Time, err error) {
-	if _, err := s.identify(ctx, f); err != nil {
+	if _, err := s.knock(ctx, f); err != nil {
 		return "", time.Time{}, err
 	}
 	nonce, expires = s.nonces.make(f.Certificate.Raw, s.now())
@@ -143,7 +145,7 @@ func (s *Service) identify(ctx context.Context, f Facts) (Identity, error) {
 func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registration, error) {
 	ctx = lane.With(ctx, lane.Renewal)
 	// 1. identify
-	id, err := s.identify(ctx, f)
+	id, err := s.knock(ctx, f)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -160,28 +162,36 @@ func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registratio
 	if err != nil {
 		return Registration{}, err
 	}
+	if id.dark {
+		return s.reenter(ctx, &id, req, proven)
+	}
+	return s.enter(ctx, &id, req, proven, r.Parameters)
+}
+
+// enter is the steps from 4 on, for whoever was identified and showed a key.
+func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, proven bool, parameters map[string]string) (Registration, error) {
 	// 4. birth
 	if id.standalone() {
-		return s.renew(ctx, &id, req, proven)
+		return s.renew(ctx, id, req, proven)
 	}
-	birth, err := s.birth(ctx, &id)
+	birth, err := s.birth(ctx, id)
 	if err != nil {
 		return Registration{}, err
 	}
 	// 5. plan
-	plan, err := s.cfg.Planner.Plan(ctx, provisioner.PlanInput{Tenant: id.Tenant, Authority: birth.record.Authority, Certificate: birth.certificate, Parameters: r.Parameters, ClientID: id.Holder})
+	plan, err := s.cfg.Planner.Plan(ctx, provisioner.PlanInput{Tenant: id.Tenant, Authority: birth.record.Authority, Certificate: birth.certificate, Parameters: parameters, ClientID: id.Holder})
 	if err != nil {
 		return Registration{}, err
 	}
 	unlock := s.lock(id.Tenant, birth.record.Holder)
 	defer unlock()
 	// 6. check
-	want := registrationOf(&id, &plan)
+	want := registrationOf(id, &plan)
 	if err := s.cfg.Registry.Check(ctx, want); err != nil {
 		return Registration{}, err
 	}
 	// 7. issue
-	issued, err := s.issue(ctx, &id, plan.Thing.Name, profile.Origin(birth.record.Origin), req)
+	issued, err := s.issue(ctx, id, plan.Thing.Name, profile.Origin(birth.record.Origin), req)
 	if err != nil {
 		return Registration{}, discreet(err)
 	}
@@ -269,6 +279,18 @@ func (s *Service) issue(ctx context.Context, id *Identity, thing string, origin 
 		SPKI:     req.SPKI, Key: req.PublicKey, Origin: origin,
 		Requester: ca.Requester{Actor: id.actorString(), Authority: id.Authority, Serial: id.Serial},
 		Tool:      "bootstrap",
+	}
+	if id.way != nil {
+		r.Tool = id.way.tool
+		if id.way.actor != "" {
+			r.Requester.Actor = id.way.actor
+		}
+		if id.way.origin != "" {
+			r.Origin = id.way.origin
+		}
+	}
+	if err := s.quarantined(ctx, id); err != nil {
+		return ca.Issued{}, err
 	}
 	for try := 0; ; try++ {
 		held, err := s.records(ctx, id, profile.LDevID)

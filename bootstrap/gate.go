@@ -82,6 +82,9 @@ type Identity struct {
 	Thing       fleet.ThingName       // of an operational certificate
 	Status      fleet.PrincipalStatus // of an operational certificate; a birth certificate is ACTIVE
 	How         registry.How          // an operational certificate came
+
+	dark bool // its certificate has expired; it came by the dark-device lane
+	way  *way // nil: first boot's own interface
 }
 
 // Actor is the device in records.
@@ -266,7 +269,7 @@ func (g *Gate) principal(ctx context.Context, id *Identity) error {
 	if err != nil {
 		return err
 	}
-	if p.Status == fleet.PendingActivation && (p.How == registry.HowFirstBoot || p.How == registry.HowRenewal) {
+	if p.Status == fleet.PendingActivation && g.now().Before(id.NotAfter) && (p.How == registry.HowFirstBoot || p.How == registry.HowRenewal) {
 		if _, err := g.cfg.Registry.Prove(ctx, scope, id.Authority, id.Serial); err != nil {
 			return err
 		}

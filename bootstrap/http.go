@@ -39,7 +39,7 @@ func (s *Service) HandleNonce(w http.ResponseWriter, r *http.Request) error {
 func (s *Service) HandleRegister(w http.ResponseWriter, r *http.Request) error {
 	// Who asks, before a body is read for nobody.
 	f := facts(r)
-	if _, err := s.identify(r.Context(), f); err != nil {
+	if _, err := s.knock(r.Context(), f); err != nil {
 		return err
 	}
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {

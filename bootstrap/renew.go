@@ -14,7 +14,7 @@ import (
 // standalone tells whether an operational certificate stands on no birth
 // certificate: its device got it by claim or in bulk, or renewed such a one.
 func (i *Identity) standalone() bool {
-	return i.Profile == profile.LDevID && (i.How == registry.HowClaim || i.How == registry.HowBulk || i.How == registry.HowRenewal)
+	return i.Profile == profile.LDevID && (i.How == registry.HowClaim || i.How == registry.HowBulk || i.How == registry.HowRenewal || i.How == registry.HowDarkLane)
 }
 
 // renew gives a device without a birth certificate its next operational one, over

@@ -146,9 +146,23 @@ type sealedTable struct {
 
 // sealedTables are in the order of their names.
 var sealedTables = []sealedTable{
+	{"approval_requests", `SELECT ` + requestColumns + ` FROM approval_requests`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanRequest(&k)
+		return k.name, k.mac, err
+	}},
 	{"authorities", `SELECT ` + authorityColumns + ` FROM authorities`, func(db *DB, r row) (string, []byte, error) {
 		a, err := db.scanAuthority(r)
 		return a.Name, db.authorityMAC(&a), err
+	}},
+	{"blast_members", `SELECT ` + blastMemberColumns + ` FROM blast_members`, func(db *DB, r row) (string, []byte, error) {
+		key, _, _, mac, err := db.scanBlastMembers(r)
+		return key, mac, err
+	}},
+	{"blast_plans", `SELECT ` + blastColumns + ` FROM blast_plans`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanBlast(&k)
+		return k.name, k.mac, err
 	}},
 	{"blocks", `SELECT ` + blockColumns + ` FROM blocks`, func(db *DB, r row) (string, []byte, error) {
 		b, err := db.scanBlock(r)
@@ -158,6 +172,10 @@ var sealedTables = []sealedTable{
 		h, err := db.scanListHead(r)
 		return listKey(h.Authority, h.Shard), keyOnly, err
 	}},
+	{"dark_entries", `SELECT ` + darkColumns + ` FROM dark_entries`, func(db *DB, r row) (string, []byte, error) {
+		e, mac, err := db.scanDark(r)
+		return darkKey(&e), mac, err
+	}},
 	{"device_certificates", `SELECT ` + certificateColumns + ` FROM device_certificates c`, func(db *DB, row row) (string, []byte, error) {
 		var r certificateRow
 		err := row.Scan(r.dest()...)
@@ -165,6 +183,10 @@ var sealedTables = []sealedTable{
 			_, err = db.verifyCertificate(&r)
 		}
 		return pair(r.c.Tenant, r.c.ID), r.mac, err
+	}},
+	{"enrol_passwords", `SELECT ` + passwordColumns + ` FROM enrol_passwords`, func(db *DB, r row) (string, []byte, error) {
+		p, mac, err := db.scanPassword(r)
+		return pair(p.Tenant, p.ID), mac, err
 	}},
 	{"fleet_templates", `SELECT ` + fleetTemplateColumns + ` FROM fleet_templates`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}

@@ -101,10 +101,11 @@ func (c *Clock) Add(d time.Duration) {
 
 // Options changes what [New] makes.
 type Options struct {
-	URL      string // of the database; "" is a new SQLite file
-	Clock    *Clock // nil is the real time
-	Template string // "" is [Template]; "-" leaves the authority unregistered
-	Limit    int    // of new certificates per device and day
+	URL      string              // of the database; "" is a new SQLite file
+	Clock    *Clock              // nil is the real time
+	Template string              // "" is [Template]; "-" leaves the authority unregistered
+	Limit    int                 // of new certificates per device and day
+	Dark     *bootstrap.DarkLane // its store is the door's
 }
 
 // New opens a door; the test's end closes it.
@@ -125,7 +126,10 @@ func New(t testing.TB, o Options) *Door {
 	}
 	d.Crl = crl.New(crl.Config{Store: d.DB, Now: now})
 	d.Gate = bootstrap.NewGate(bootstrap.GateConfig{CA: d.CA, Records: d.DB, Registry: d.Registry, Revoked: d.Set, Now: now})
-	d.Service = bootstrap.New(bootstrap.Config{Gate: d.Gate, Issuer: d.CA, Planner: d.Planner, Registry: d.Registry, Records: d.DB, DailyLimit: o.Limit, Now: now})
+	if o.Dark != nil {
+		o.Dark.Store = d.DB
+	}
+	d.Service = bootstrap.New(bootstrap.Config{Gate: d.Gate, Issuer: d.CA, Planner: d.Planner, Registry: d.Registry, Records: d.DB, DailyLimit: o.Limit, Dark: o.Dark, Now: now})
 	if o.Template == "" {
 		o.Template = Template
 	}

@@ -26,6 +26,7 @@ var kinds = map[profile.Name]kind{
 	profile.Root:          {ca: true, pathLen: 2, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign},
 	profile.DeviceCA:      {ca: true, pathLen: 0, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign},
 	profile.InfraCA:       {ca: true, pathLen: 0, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign},
+	profile.CrossRoot:     {ca: true, pathLen: 1, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign},
 	profile.IDevID:        {role: 4, usage: x509.KeyUsageDigitalSignature, purpose: client},
 	profile.LDevID:        {role: 5, usage: x509.KeyUsageDigitalSignature, purpose: client},
 	profile.Station:       {role: 6, usage: x509.KeyUsageDigitalSignature, purpose: client},

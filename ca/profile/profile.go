@@ -22,7 +22,8 @@ const (
 	Server            Name = "server"
 	OCSPResponder     Name = "ocsp-responder"
 	Claim             Name = "claim"
-	numberOfRoles          = 10
+	CrossRoot         Name = "cross-root" // another root's name and key, certified by this root
+	numberOfRoles          = 11
 	NoExpiryYear           = 9999
 	defaultArcText         = "2.25.1822749157"
 	validityYear           = 365 * 24 * time.Hour
@@ -110,6 +111,9 @@ var profiles = []Profile{
 	{Name: Server, Version: 1, Role: 8, Issuer: DutyInfrastructure, Lifetime: 90 * 24 * time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeServerAuth}, Slots: 2},
 	{Name: OCSPResponder, Version: 1, Role: 9, Issuer: "", Lifetime: 14 * 24 * time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeOCSPSigning}, NoCheck: true, Slots: 2},
 	{Name: Claim, Version: 1, Role: 10, Issuer: DutyInfrastructure, Lifetime: validityYear, Usage: digitalSignature, Purposes: []der.OID{PurposeClientAuth}, Slots: 1},
+	// Below a cross certificate are the issuing authorities of the other root,
+	// and a line CA with its stations.
+	{Name: CrossRoot, Version: 1, Role: 11, Issuer: DutyRoot, CA: true, PathLen: 1, Lifetime: 30 * validityYear, NoExpiry: true, Usage: keyCertSign | cRLSign},
 }
 
 // Get finds a profile; false if there is none of that name.

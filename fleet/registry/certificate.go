@@ -26,10 +26,11 @@ const (
 	HowBYOC      How = "byoc"       // registered by hand, with or without its CA
 	HowBulk      How = "bulk"       // registered by a bulk task
 	HowRenewal   How = "renewal"    // made for a device that had one by claim or in bulk
+	HowDarkLane  How = "dark-lane"  // made for a device that came back with an expired one; it is in quarantine
 	HowClaimCert How = "claim-cert" // itself a claim certificate, which many devices hold
 )
 
-var ways = map[How]bool{HowFirstBoot: true, HowJITP: true, HowJITR: true, HowClaim: true, HowBYOC: true, HowBulk: true, HowRenewal: true, HowClaimCert: true}
+var ways = map[How]bool{HowFirstBoot: true, HowJITP: true, HowJITR: true, HowClaim: true, HowBYOC: true, HowBulk: true, HowRenewal: true, HowDarkLane: true, HowClaimCert: true}
 
 // Certificate is a device certificate that the runtime knows. Its status is
 // nowhere else; what revocation says comes on top (see [Certificate.Usable]).

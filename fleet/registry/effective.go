@@ -37,7 +37,19 @@ func (r *Registry) EffectivePolicies(ctx context.Context, s access.Scope, id str
 	if err != nil {
 		return nil, err
 	}
+	if len(things) > 0 {
+		rows = things[0].How.grouped(rows)
+	}
 	return r.effective(ctx, s, id, rows)
+}
+
+// grouped gives the things whose groups' policies count: none for a device in
+// quarantine, which may do what its certificate's own policies say.
+func (h How) grouped(things []Thing) []Thing {
+	if h == HowDarkLane {
+		return nil
+	}
+	return things
 }
 
 func (r *Registry) effective(ctx context.Context, s access.Scope, id string, things []Thing) (out []EffectivePolicy, err error) {

@@ -62,7 +62,7 @@ func (r *Registry) Explain(ctx context.Context, s access.Scope, q Question) (Exp
 		out.Thing = string(t.Name)
 		at.Thing = policy.Thing{Name: string(t.Name), Type: t.Type, Attributes: t.Attributes, Attached: true}
 	}
-	if out.Policies, err = r.effective(ctx, s, c.ID, rows); err != nil {
+	if out.Policies, err = r.effective(ctx, s, c.ID, c.How.grouped(rows)); err != nil {
 		return out, err
 	}
 	set, err := r.sets.compile(out.Policies)

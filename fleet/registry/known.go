@@ -136,7 +136,7 @@ func (r *Registry) read(ctx context.Context, c Certificate, st standing, keep bo
 	if k.rows, err = r.things(ctx, s, k.Things); err != nil {
 		return nil, err
 	}
-	list, err := r.effective(ctx, s, c.ID, k.rows)
+	list, err := r.effective(ctx, s, c.ID, c.How.grouped(k.rows))
 	if err != nil {
 		return nil, err
 	}

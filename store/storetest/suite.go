@@ -51,6 +51,9 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		{"A station code is redeemed once A40", redeem},
 		{"A look-up sees its own tenant only", tenants},
 		{"A panic in a transaction ends that request only A57", panics},
+		{"A plan revokes what it covers, by two people, and goes on after a stop A33 A34 S36", blast},
+		{"A plan that was a false alarm takes its own holds back S36", falseAlarm},
+		{"What waits for a second person is asked for once and decided once S36", wishes},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}

@@ -1,0 +1,20 @@
+-- One-time passwords with which a unit enrols for one certificate profile (A37).
+-- The password itself is nowhere: it is made from the id and the key outside the
+-- database (S39).
+CREATE TABLE enrol_passwords (
+  tenant     TEXT COLLATE "C" NOT NULL,
+  id         TEXT COLLATE "C" NOT NULL, -- public; the reference value of protocols that have one
+  unit       TEXT COLLATE "C" NOT NULL,
+  profile    TEXT COLLATE "C" NOT NULL,
+  account    TEXT COLLATE "C" NOT NULL, -- the order that a birth certificate counts on, "" for others
+  hash       BYTEA NOT NULL, -- SHA-256 of the password
+  created_by TEXT COLLATE "C" NOT NULL,
+  created_at BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL,
+  attempts   INTEGER NOT NULL, -- with it, for somebody or something else
+  spki       BYTEA, -- hash of the key that it was used for; no other key after it
+  used_at    BIGINT NOT NULL, -- 0: not yet
+  mac        BYTEA NOT NULL,
+  PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX enrol_passwords_hash ON enrol_passwords (hash);
