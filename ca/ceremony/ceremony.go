@@ -47,6 +47,8 @@ type Config struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 	Random   io.Reader // of serial numbers; nil means crypto/rand
+
+	rehearsal bool // on a throw-away token; the transcript says so
 }
 
 // Ceremony carries out steps. It is safe for concurrent use.
@@ -260,6 +262,10 @@ func (c *Ceremony) begin(ctx context.Context, kind Kind, name, uri string, gener
 		return nil, t, ErrKey.Wrap(err, "The token reports the attributes of another key than the one it signs with.")
 	}
 	t.Key = keyFacts(a, key.URI(), spki, generate)
+	if c.cfg.rehearsal {
+		t.Mode = "development"
+		t.Exceptions = append(t.Exceptions, "development: this was a rehearsal on a throw-away token")
+	}
 	return key, t, nil
 }
 

@@ -51,6 +51,8 @@ func describeCertificate(p *Plan, c *x509.Certificate, notes []string) string {
 	}
 	if p.root == nil {
 		fmt.Fprintf(&b, "This will create the root %q.\n", p.t.Script.Authority)
+	} else if p.t.Kind == KindCross {
+		fmt.Fprintf(&b, "This will certify another root, as %q.\n", p.t.Script.Authority)
 	} else {
 		fmt.Fprintf(&b, "This will sign the certificate of the issuing authority %q.\n", p.t.Script.Authority)
 	}

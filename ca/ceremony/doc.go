@@ -21,9 +21,16 @@
 //     it pass, the transcript says so (A22).
 //   - Nothing here opens a connection or a database.
 //
-// The full ceremony with several custodians and a script is built on these
-// calls. Standards: RFC 5280; RFC 8785 (canonical JSON); the signed envelope has
-// the form and the pre-authentication encoding of DSSE v1.
+// [Run] carries out a whole script ([Agenda]) with M of N custodians on top of
+// these calls, and [VerifyRun] checks what it left. Its transcript is its journal:
+// lines that name each other by hash, each on the disk before what it announces is
+// done. [replay] is the one place that knows which line may follow which; the run
+// and the verifier both go through it.
 //
-// Start reading at ceremony.go, then transcript.go and verify.go.
+// Standards: RFC 5280; RFC 8785 (canonical JSON); the signed envelope has the form
+// and the pre-authentication encoding of DSSE v1; C2SP tlog-checkpoint, signed-note
+// and tlog-cosignature for witnesses.
+//
+// Start reading at ceremony.go, then transcript.go and verify.go for a step, and
+// at agenda.go, run.go and replay.go for a script.
 package ceremony

@@ -30,4 +30,24 @@ var (
 		"The transcript belongs to another root than the given ones.", "Compare the words of the root with those written down at its creation.")
 	ErrFileExists = fault.Define(fault.Conflict, "ceremony-file-exists",
 		"A file of that name exists already; a ceremony overwrites nothing.", "Choose another directory or name.")
+	ErrScript = fault.Define(fault.Invalid, "ceremony-script-invalid",
+		"The script of the ceremony is not one that can be carried out.", "Correct the named line or step, and have the script reviewed again; its hash has changed.")
+	ErrApproval = fault.Define(fault.Forbidden, "ceremony-approval-invalid",
+		"An approval is not by a custodian of this script, or not of this content.", "Let the custodian approve again, with the key that the script names.")
+	ErrQuorum = fault.Define(fault.Forbidden, "ceremony-quorum-missing",
+		"Too few custodians approved.", "Bring more approvals and start again; what was done is kept.")
+	ErrUnfinished = fault.Define(fault.Conflict, "ceremony-unfinished",
+		"The ceremony is not finished.", "Run the script again with the same directory; it goes on where it stopped.")
+	ErrDiffers = fault.Define(fault.Conflict, "ceremony-script-differs",
+		"The directory holds a ceremony of another script.", "Give the script that was approved, or another directory.")
+	ErrAttestation = fault.Define(fault.Forbidden, "ceremony-attestation-missing",
+		"The token does not attest the key, but the script requires it.", "Use a token that attests, or change the script and have it approved again.")
+	ErrNotGone = fault.Define(fault.Conflict, "ceremony-key-not-gone",
+		"The key is still in the token.", "Destroy it with the token's own tool, then answer again.")
+	ErrShare = fault.Define(fault.Invalid, "ceremony-share-invalid",
+		"A part of a PIN cannot be used.", "Compare it word by word with the paper; each part is needed once, and of one set.")
+	ErrWitness = fault.Define(fault.Invalid, "ceremony-witness-invalid",
+		"The witness line does not anchor this transcript.", "Let a witness that the script names sign the checkpoint that hallmark ceremony anchor prints.")
+	ErrExchange = fault.Define(fault.Invalid, "ceremony-exchange-invalid",
+		"The exchange file cannot be used.", "Bring the file again and compare its words with those of its sender.")
 )

@@ -29,6 +29,8 @@ const (
 	KindList    Kind = "crl"     // the root's list was signed; signed by the root
 	KindCSR     Kind = "csr"     // an issuing key and its CSR were made; signed by the issuing key
 	KindInstall Kind = "install" // a certificate was checked for installation; signed by the issuing key
+	KindCross   Kind = "cross"   // another root was certified; signed by the root that certified it
+	KindDestroy Kind = "destroy" // a key was about to be destroyed; signed by that key
 )
 
 // Transcript is the record of one step. All members are always present, so that
@@ -97,7 +99,8 @@ const (
 	RoleCSR          Role = "csr"
 	RoleList         Role = "crl"
 	RolePreviousList Role = "previous-crl"
-	RoleRequest      Role = "request" // the transcript that a CSR came in
+	RoleRequest      Role = "request"    // the transcript that a CSR came in
+	RoleOtherRoot    Role = "other-root" // the root that another one certifies
 )
 
 // Object is a certificate, list, CSR or transcript that the step made or used.

@@ -215,6 +215,8 @@ var slots = map[Kind][]slot{
 	KindList:    {{RoleRoot, false, false}, {RolePreviousList, false, true}, {RoleList, true, false}},
 	KindCSR:     {{RoleCSR, true, false}},
 	KindInstall: {{RoleRoot, false, false}, {RoleCertificate, false, false}, {RoleCSR, false, false}, {RoleRequest, false, true}},
+	KindCross:   {{RoleRoot, false, false}, {RoleOtherRoot, false, false}, {RoleCertificate, true, false}},
+	KindDestroy: {{RoleRoot, false, true}},
 }
 
 // objects checks hashes and words, and that the right objects are there.
@@ -254,13 +256,18 @@ func (v *verifier) content() error {
 		return v.contentCSR()
 	case KindRoot:
 		return v.contentRoot()
+	case KindDestroy:
+		return v.contentDestroy()
 	}
 	root, err := v.root()
 	if err != nil {
 		return err
 	}
-	if v.t.Kind == KindList {
+	switch v.t.Kind {
+	case KindList:
 		return v.contentList(root)
+	case KindCross:
+		return v.contentCross(root)
 	}
 	return v.contentIssuing(root)
 }

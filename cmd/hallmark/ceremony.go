@@ -26,13 +26,18 @@ func newCeremonyCmd(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ceremony",
 		Short: "Use the key of the offline root, and verify what was done with it",
-		Long: `Each step shows what will be signed, asks, signs, and writes a transcript that is
-signed by the same key. Run root, sign and crl on a machine without a network.
-The manual is docs/ceremony.md.`,
-		Example: `  hallmark ceremony root --key 'pkcs11:token=root;object=acme-root' --generate --name acme-root \
+		Long: `A ceremony is a reviewed script that "run" carries out with M of N custodians. The
+commands root, sign and crl do single steps: each shows what will be signed, asks,
+signs, and writes a transcript that is signed by the same key. Use a machine without a
+network. The manual is docs/ceremony.md.`,
+		Example: `  hallmark ceremony run script.yaml --rehearse --yes
+  hallmark ceremony run script.yaml --out-dir ./usb --custodian 'R. Roe=piv:serial=123;slot=9c' --approval j-doe.approval.json
+  hallmark ceremony root --key 'pkcs11:token=root;object=acme-root' --generate --name acme-root \
       --subject-cn 'Acme Device Root' --subject-o Acme --base-url http://pki.acme.com --out-dir ./usb
   hallmark ceremony verify ./usb/*.transcript.json --root ./usb/acme-root.pem`,
 	}
+	c.AddCommand(newCeremonyRunCmd(g), newCeremonyApproveCmd(g), newCeremonyCustodianCmd(g), newCeremonyPINCmd(g), newCeremonyRecordCmd(g), newCeremonyAnchorCmd(g))
+	c.AddCommand(newCeremonyPackCmd(g), newCeremonyUnpackCmd(g), newCeremonyLifeCmd(g))
 	c.AddCommand(newCeremonyRootCmd(g), newCeremonySignCmd(g), newCeremonyListCmd(g), newCeremonyVerifyCmd(g), newCeremonyShowCmd(g))
 	return c
 }
@@ -382,16 +387,29 @@ func ceremonyKeep(g *globals, dir, base, intent string, res *ceremony.Result) er
 }
 
 func newCeremonyVerifyCmd(g *globals) *cobra.Command {
-	var roots []string
+	var roots, makers []string
 	c := &cobra.Command{
-		Use: "verify FILE...", Short: "Verify transcripts, in the order in which the steps were done", Args: cobra.MinimumNArgs(1),
-		Long: `One transcript is verified by itself; several must each name the one before. Without
---root the words of the root must be compared with those written down at its creation.`,
-		Example: `  hallmark ceremony verify acme-root.root.transcript.json devices-1.sign.transcript.json --root acme-root.pem`,
+		Use: "verify FILE...", Short: "Verify the transcript of a ceremony, or those of single steps in their order", Args: cobra.MinimumNArgs(1),
+		Long: `FILE is the transcript of a whole ceremony, or those of single steps, of which each
+must name the one before. Without --root the words of the root must be compared with
+those written down at its creation.`,
+		Example: `  hallmark ceremony verify acme-2026.ceremony.jsonl --root acme-root.pem
+  hallmark ceremony verify acme-root.root.transcript.json devices-1.sign.transcript.json --root acme-root.pem`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			trusted, err := ceremonyRoots(roots)
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				b, err := ceremonyReadRun(args[0])
+				if err != nil {
+					return err
+				}
+				// Steps are JSON objects alone; what is damaged is named as the
+				// ceremony that its name says it is.
+				if ceremony.IsRun(b) || strings.HasSuffix(args[0], ".jsonl") {
+					return ceremonyVerifyRun(g, b, trusted, makers)
+				}
 			}
 			files := make([][]byte, len(args))
 			for i, a := range args {
@@ -418,7 +436,36 @@ func newCeremonyVerifyCmd(g *globals) *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVar(&roots, "root", nil, "certificate of a root that is trusted, DER or PEM; repeatable")
+	c.Flags().StringArrayVar(&makers, "maker", nil, "root certificate of a maker of tokens, in which attestations must end; repeatable")
 	return c
+}
+
+// ceremonyVerifyRun verifies the transcript of a whole ceremony.
+func ceremonyVerifyRun(g *globals, data []byte, trusted []*x509.Certificate, makers []string) error {
+	of, err := ceremonyRoots(makers)
+	if err != nil {
+		return err
+	}
+	v, err := ceremony.VerifyRun(data, ceremony.RunTrust{Roots: trusted, Makers: of})
+	if err != nil {
+		for _, s := range v.Steps {
+			fmt.Fprintln(g.Err, "ok  "+s.String())
+		}
+		return err
+	}
+	return g.print(struct {
+		Verified bool `json:"verified"`
+		*ceremony.Verification
+	}{true, v}, func(w io.Writer) {
+		for _, s := range v.Steps {
+			fmt.Fprintln(w, "ok  "+s.String())
+		}
+		if v.Rehearsal {
+			fmt.Fprintf(w, "Verified: a REHEARSAL of %s. Nothing of it is real.\n", v.ID)
+			return
+		}
+		fmt.Fprintf(w, "Verified: the ceremony %s.\n", v.ID)
+	})
 }
 
 func newCeremonyShowCmd(g *globals) *cobra.Command {
