@@ -157,6 +157,14 @@ func (p *people) createStationCode(c *call) (any, error) {
 	return p.Backend.Stations.CreateStationCode(c.Request().Context(), c.actor, r)
 }
 
+func (p *people) createEnrolPassword(c *call) (any, error) {
+	r, err := body[adminapi.EnrolPasswordRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	return p.Backend.Enrolment.CreateEnrolPassword(c.Request().Context(), c.actor, r)
+}
+
 func (p *people) listStations(c *call) (any, error) {
 	items, err := p.Backend.Stations.Stations(c.Request().Context(), c.scope)
 	return adminapi.StationPage{Items: list(items)}, err

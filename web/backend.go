@@ -31,6 +31,7 @@ type CertificateQuery struct {
 type Backend struct {
 	Orders       Orders
 	Stations     Stations
+	Enrolment    Enrolment
 	Certificates Certificates
 	Trust        Trust
 	Authorities  Authorities
@@ -43,6 +44,7 @@ type Backend struct {
 	Jobs         Jobs
 	Shadows      Shadows
 	Plans        Plans
+	Revocations  Revocations
 	Log          Log
 	Health       Health
 }
@@ -63,6 +65,11 @@ type Stations interface {
 	CreateStationCode(ctx context.Context, by access.Actor, r adminapi.StationCodeRequest) (adminapi.StationCode, error)
 	Stations(ctx context.Context, s access.Scope) ([]adminapi.Station, error)
 	RevokeStation(ctx context.Context, by access.Actor, id string, r adminapi.StationRevokeRequest) (adminapi.Station, error)
+}
+
+// Enrolment is the one-time passwords with which units enrol by themselves.
+type Enrolment interface {
+	CreateEnrolPassword(ctx context.Context, by access.Actor, r adminapi.EnrolPasswordRequest) (adminapi.EnrolPassword, error)
 }
 
 // Certificates is the record of what was issued. A page of a search may be
@@ -107,6 +114,12 @@ type Registry interface {
 type Log interface {
 	LogState(ctx context.Context, s access.Scope) (adminapi.LogState, error)
 	Proof(ctx context.Context, s access.Scope, serial string) (adminapi.LogProof, error)
+	// Leaves gives those of the indexes from ≤ index < from+limit that there are.
+	Leaves(ctx context.Context, s access.Scope, from int64, limit int) ([]adminapi.LogLeaf, error)
+	OrderLeaves(ctx context.Context, s access.Scope, order string, p Page) (items []adminapi.LogLeaf, next string, err error)
+	OrderReport(ctx context.Context, s access.Scope, order string) (adminapi.Envelope, error)
+	// Receipt proves against the tree of a size; 0 = the newest checkpoint's.
+	Receipt(ctx context.Context, s access.Scope, serial string, size int64) (adminapi.LogReceipt, error)
 }
 
 // Health sums up.

@@ -109,6 +109,16 @@ func FailAs(w http.ResponseWriter, r *http.Request, err error, status int) {
 	}
 }
 
+// FailIn is [Fail] for protocols that have an error form of their own, which form
+// makes of the fault.
+func FailIn(w http.ResponseWriter, r *http.Request, err error, form func(f *fault.Fault)) {
+	f := faultOf(err)
+	if t := traceFrom(r.Context()); t != nil {
+		t.fault = f
+	}
+	form(f)
+}
+
 // SetActor tells the access log who asked.
 func SetActor(ctx context.Context, actor string) {
 	if t := traceFrom(ctx); t != nil {

@@ -12,6 +12,7 @@ type Plans interface {
 	MakePlan(ctx context.Context, by access.Actor, r adminapi.PlanRequest) (adminapi.Plan, error)
 	ApplyPlan(ctx context.Context, by access.Actor, r adminapi.PlanApplyRequest) (adminapi.Plan, error)
 	ExportDocuments(ctx context.Context, by access.Actor, kind string, p Page) (items []adminapi.DeclaredDocument, next string, err error)
+	Approvals
 }
 
 func (p *people) makePlan(c *call) (any, error) {

@@ -10,10 +10,13 @@ import (
 
 // plansExample is [example] for documents.
 func plansExample(path, id string) (string, string) {
-	path = strings.NewReplacer("{kind}", "Policy").Replace(path)
+	path = strings.NewReplacer("{kind}", "Policy", "{approval}", webtest.Approval).Replace(path)
 	return path, map[string]string{
 		"makePlan":  `{"files":[{"name":"a.yaml","text":"kind: Policy"}]}`,
 		"applyPlan": `{"files":[{"name":"a.yaml","text":"kind: Policy"}],"plan":"` + webtest.PlanHash + `"}`,
+
+		"approveApproval": `{"plan":"` + webtest.PlanHash + `"}`,
+		"rejectApproval":  `{"note":"not ours"}`,
 	}[id]
 }
 

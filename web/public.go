@@ -22,6 +22,8 @@ type PublicConfig struct {
 	OCSP  http.Handler // /ocsp/
 	Certs http.Handler // /ca/
 	Log   http.Handler // /log/
+	// Messages are protocols whose messages prove themselves, by their pattern.
+	Messages map[string]http.Handler
 	// Ready is what readyz asks.
 	Ready   []Check
 	Logger  *slog.Logger
@@ -41,6 +43,9 @@ func PublicHandler(cfg PublicConfig) http.Handler {
 		if h != nil {
 			mux.Handle("GET "+prefix, h)
 		}
+	}
+	for pattern, h := range cfg.Messages {
+		mux.Handle(pattern, h)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { Fail(w, r, ErrRoute.New("")) })
 	edge := Edge{Door: "public", Log: cfg.Logger, Metrics: cfg.Metrics, Now: cfg.Now, MaxBody: 64 << 10}

@@ -41,6 +41,7 @@ var routes = []Route{
 	{http.MethodGet, "/api/v1/orders/{order}/units", access.ReadUnits, (*people).listUnits},
 
 	{http.MethodPost, "/api/v1/station-codes", access.CreateStationCode, (*people).createStationCode},
+	{http.MethodPost, "/api/v1/enrol-passwords", access.CreateEnrolPassword, (*people).createEnrolPassword},
 	{http.MethodGet, "/api/v1/stations", access.ReadStations, (*people).listStations},
 	{http.MethodPost, "/api/v1/stations/{station}/revoke", access.RevokeStation, (*people).revokeStation},
 
@@ -141,9 +142,27 @@ var routes = []Route{
 	{http.MethodPost, "/api/v1/plans", access.MakePlan, (*people).makePlan},
 	{http.MethodPost, "/api/v1/plans/apply", access.ApplyPlan, (*people).applyPlan},
 	{http.MethodGet, "/api/v1/documents/{kind}", access.ExportDocuments, (*people).exportDocuments},
+	{http.MethodGet, "/api/v1/approvals", access.ReadApprovals, (*people).listApprovals},
+	{http.MethodGet, "/api/v1/approvals/{approval}", access.ReadApprovals, (*people).getApproval},
+	{http.MethodPost, "/api/v1/approvals/{approval}/approve", access.DecideApproval, (*people).approveApproval},
+	{http.MethodPost, "/api/v1/approvals/{approval}/reject", access.DecideApproval, (*people).rejectApproval},
+
+	{http.MethodGet, "/api/v1/revocation-plans", access.ReadRevocationPlans, (*people).listRevocationPlans},
+	{http.MethodPost, "/api/v1/revocation-plans", access.PlanRevocation, (*people).makeRevocationPlan},
+	{http.MethodGet, "/api/v1/revocation-plans/{plan}", access.ReadRevocationPlans, (*people).getRevocationPlan},
+	{http.MethodGet, "/api/v1/revocation-plans/{plan}/certificates", access.ReadRevocationPlans, (*people).listPlannedCertificates},
+	{http.MethodPost, "/api/v1/revocation-plans/{plan}/approve", access.ApproveRevocation, (*people).approveRevocationPlan},
+	{http.MethodPost, "/api/v1/revocation-plans/{plan}/run", access.RunRevocation, (*people).runRevocationPlan},
+	{http.MethodPost, "/api/v1/revocation-plans/{plan}/pause", access.RunRevocation, (*people).pauseRevocationPlan},
+	{http.MethodPost, "/api/v1/revocation-plans/{plan}/resume", access.RunRevocation, (*people).resumeRevocationPlan},
+	{http.MethodPost, "/api/v1/revocation-plans/{plan}/abort", access.RunRevocation, (*people).abortRevocationPlan},
 
 	{http.MethodGet, "/api/v1/lists", access.ReadLists, (*people).listLists},
 	{http.MethodGet, "/api/v1/log", access.ReadLog, (*people).getLog},
+	{http.MethodGet, "/api/v1/log/leaves", access.ReadLog, (*people).listLogLeaves},
+	{http.MethodGet, "/api/v1/orders/{order}/leaves", access.ReadUnits, (*people).listOrderLeaves},
+	{http.MethodGet, "/api/v1/orders/{order}/report", access.ReadOrders, (*people).getOrderReport},
+	{http.MethodGet, "/api/v1/certificates/{serial}/receipt", access.ReadLog, (*people).getReceipt},
 }
 
 // Routes lists the table, for tests and documents.

@@ -78,25 +78,26 @@ func example(pattern, id string) (path, body string) {
 	path = strings.NewReplacer("{name}", "a-auditor", "{authority}", "devices-1", "{order}", webtest.OpenOrder, "{station}", webtest.Station,
 		"{serial}", webtest.Serial(1), "{device}", webtest.Unit, "{thing}", webtest.Unit, "{template}", "lamp", "{job}", webtest.Job, "{hook}", "erp").Replace(pattern)
 	body = map[string]string{
-		"createPrincipal":    `{"name":"new-one","role":"auditor"}`,
-		"createAuthority":    `{"name":"devices-9","duty":"device","key_uri":"pkcs11:token=t;object=o","common_name":"Devices 9"}`,
-		"installAuthority":   `{"certificate":"PEM","root":"example-root"}`,
-		"putRootList":        `{"list":"PEM"}`,
-		"createRoot":         `{"name":"root-9","certificate":"PEM"}`,
-		"createOrder":        `{"id":"PO-9","product":"lamp","quantity":5,"serials":{"prefix":"L","first":1,"last":5,"width":3},"key_origin":"claimed"}`,
-		"approveOrder":       `{"payloadType":"application/vnd.hallmark.order+json","payload":"e30=","signatures":[{"keyid":"ab","sig":"AA=="}]}`,
-		"createStationCode":  `{"station":"st-9","site":"here"}`,
-		"revokeStation":      `{"note":"stolen"}`,
-		"revokeCertificate":  `{"reason":"superseded"}`,
-		"revokeDevice":       `{"reason":"privilegeWithdrawn"}`,
-		"putTemplate":        `{"body":"{}"}`,
-		"putHook":            `{"url":"https://erp.example/hook"}`,
-		"createJob":          `{"id":"update-9","targets":["thing/LMP-000001"],"document":"{}","parameters":{"v":"1"},"rollout":{"base_per_minute":5,"factor":1.5,"per_succeeded":10},"abort":[{"failure":"ALL","percent":12.5,"min_executed":4}]}`,
-		"cancelJob":          `{"force":true}`,
-		"addJobTargets":      `{"targets":["thinggroup/eu"]}`,
-		"cancelJobExecution": `{}`,
-		"updateShadow":       `{"desired":{"lamp":"on"},"version":3}`,
-		"putRegistration":    `{"template":"lamp","enabled":true}`,
+		"createPrincipal":     `{"name":"new-one","role":"auditor"}`,
+		"createAuthority":     `{"name":"devices-9","duty":"device","key_uri":"pkcs11:token=t;object=o","common_name":"Devices 9"}`,
+		"installAuthority":    `{"certificate":"PEM","root":"example-root"}`,
+		"putRootList":         `{"list":"PEM"}`,
+		"createRoot":          `{"name":"root-9","certificate":"PEM"}`,
+		"createOrder":         `{"id":"PO-9","product":"lamp","quantity":5,"serials":{"prefix":"L","first":1,"last":5,"width":3},"key_origin":"claimed"}`,
+		"approveOrder":        `{"payloadType":"application/vnd.hallmark.order+json","payload":"e30=","signatures":[{"keyid":"ab","sig":"AA=="}]}`,
+		"createEnrolPassword": `{"unit":"LMP-9","profile":"ldevid"}`,
+		"createStationCode":   `{"station":"st-9","site":"here"}`,
+		"revokeStation":       `{"note":"stolen"}`,
+		"revokeCertificate":   `{"reason":"superseded"}`,
+		"revokeDevice":        `{"reason":"privilegeWithdrawn"}`,
+		"putTemplate":         `{"body":"{}"}`,
+		"putHook":             `{"url":"https://erp.example/hook"}`,
+		"createJob":           `{"id":"update-9","targets":["thing/LMP-000001"],"document":"{}","parameters":{"v":"1"},"rollout":{"base_per_minute":5,"factor":1.5,"per_succeeded":10},"abort":[{"failure":"ALL","percent":12.5,"min_executed":4}]}`,
+		"cancelJob":           `{"force":true}`,
+		"addJobTargets":       `{"targets":["thinggroup/eu"]}`,
+		"cancelJobExecution":  `{}`,
+		"updateShadow":        `{"desired":{"lamp":"on"},"version":3}`,
+		"putRegistration":     `{"template":"lamp","enabled":true}`,
 	}[id]
 	if body == "" {
 		path, body = thingsExample(path, id)
@@ -106,6 +107,9 @@ func example(pattern, id string) (path, body string) {
 	}
 	if body == "" {
 		path, body = plansExample(path, id)
+	}
+	if body == "" {
+		path, body = revocationExample(path, id)
 	}
 	return path, body
 }

@@ -26,6 +26,60 @@ type Approval struct {
 	Name string `json:"name,omitempty,omitzero"`
 }
 
+// ApprovalDecision defines model for ApprovalDecision.
+type ApprovalDecision struct {
+	// Plan The hash of the plan that was looked at.
+	Plan string `json:"plan"`
+}
+
+// ApprovalDocument defines model for ApprovalDocument.
+type ApprovalDocument struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+
+	// Text The document in YAML; absent in lists and for who may not see its kind.
+	Text string `json:"text,omitempty,omitzero"`
+}
+
+// ApprovalRejection defines model for ApprovalRejection.
+type ApprovalRejection struct {
+	// Note Why, for who asked.
+	Note string `json:"note,omitempty,omitzero"`
+}
+
+// ApprovalRequest While it is open, the plan is what it would change now, as far as the reader may see that; an approval names its hash. Once approved, it is what was done.
+type ApprovalRequest struct {
+	AskedAt   time.Time `json:"asked_at"`
+	AskedBy   string    `json:"asked_by"`
+	DecidedAt time.Time `json:"decided_at,omitempty,omitzero"`
+	DecidedBy string    `json:"decided_by,omitempty,omitzero"`
+
+	// DecidedPlan Hash of the plan that the approver saw.
+	DecidedPlan string             `json:"decided_plan,omitempty,omitzero"`
+	Documents   []ApprovalDocument `json:"documents"`
+	ExpiresAt   time.Time          `json:"expires_at"`
+
+	// Hash Of the documents.
+	Hash string `json:"hash"`
+	Id   string `json:"id"`
+	Note string `json:"note,omitempty,omitzero"`
+	Plan Plan   `json:"plan,omitempty,omitzero"`
+
+	// Refused Why it cannot be put in force as things are.
+	Refused []string `json:"refused,omitempty,omitzero"`
+
+	// State open, approved, rejected, expired or superseded
+	State string `json:"state"`
+}
+
+// ApprovalRequestPage defines model for ApprovalRequestPage.
+type ApprovalRequestPage struct {
+	Items []ApprovalRequest `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
 // AttachRequest defines model for AttachRequest.
 type AttachRequest struct {
 	// Kind Whether the certificate may act for other things too; NON_EXCLUSIVE_THING if not given.
@@ -398,6 +452,35 @@ type DocumentPage struct {
 
 	// Next The cursor of the next page; absent on the last.
 	Next string `json:"next,omitempty,omitzero"`
+}
+
+// EnrolPassword defines model for EnrolPassword.
+type EnrolPassword struct {
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Id The reference value of protocols that have one (CMP).
+	Id    string `json:"id"`
+	Order string `json:"order,omitempty,omitzero"`
+
+	// Password Shown only here.
+	Password string `json:"password"`
+	Profile  string `json:"profile"`
+
+	// Unit The user name of protocols that have one (EST).
+	Unit string `json:"unit"`
+}
+
+// EnrolPasswordRequest defines model for EnrolPasswordRequest.
+type EnrolPasswordRequest struct {
+	// Minutes How long it is good; an hour without this member.
+	Minutes int `json:"minutes,omitempty,omitzero"`
+
+	// Order The order that a birth certificate (idevid) counts on; only with it.
+	Order string `json:"order,omitempty,omitzero"`
+
+	// Profile The one profile that it is for.
+	Profile string `json:"profile"`
+	Unit    string `json:"unit"`
 }
 
 // Envelope A DSSE envelope of protocol version 1 over an order's canonical body.
@@ -792,6 +875,62 @@ type ListPage struct {
 	Items []List `json:"items"`
 }
 
+// LogLeaf defines model for LogLeaf.
+type LogLeaf struct {
+	// Account The order.
+	Account string    `json:"account,omitempty,omitzero"`
+	At      time.Time `json:"at,omitempty,omitzero"`
+
+	// Certificate The certificate that the database has for the serial number.
+	Certificate LogLeafCertificate `json:"certificate,omitempty,omitzero"`
+	Entry       []byte             `json:"entry"`
+
+	// Foreign Another tenant's: only index and entry are told.
+	Foreign bool `json:"foreign,omitempty,omitzero"`
+
+	// Genuine Serial number and time are those that the salt was made from.
+	Genuine bool `json:"genuine,omitempty,omitzero"`
+
+	// Holder The unit's name in lower case, as it is hashed.
+	Holder    string `json:"holder,omitempty,omitzero"`
+	Index     int64  `json:"index"`
+	Operator  string `json:"operator,omitempty,omitzero"`
+	Profile   string `json:"profile,omitempty,omitzero"`
+	Requester string `json:"requester,omitempty,omitzero"`
+	Salt      []byte `json:"salt,omitempty,omitzero"`
+
+	// Serial Hexadecimal.
+	Serial string `json:"serial,omitempty,omitzero"`
+
+	// Shown The unit's name as it was written.
+	Shown   string `json:"shown,omitempty,omitzero"`
+	Subject []byte `json:"subject,omitempty,omitzero"`
+	Tenant  string `json:"tenant,omitempty,omitzero"`
+	Tool    string `json:"tool,omitempty,omitzero"`
+
+	// Type issue, revoke, hold, release, void or block.
+	Type string `json:"type,omitempty,omitzero"`
+}
+
+// LogLeafCertificate The certificate that the database has for the serial number.
+type LogLeafCertificate struct {
+	Account  string    `json:"account"`
+	Holder   string    `json:"holder"`
+	IssuedAt time.Time `json:"issued_at"`
+	Leaf     int64     `json:"leaf"`
+
+	// Sum SHA-256 of its DER.
+	Sum []byte `json:"sum"`
+}
+
+// LogLeafPage defines model for LogLeafPage.
+type LogLeafPage struct {
+	Items []LogLeaf `json:"items"`
+
+	// Next The cursor of the next page of an order; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
 // LogProof defines model for LogProof.
 type LogProof struct {
 	// Checkpoint The signed note of that size.
@@ -810,12 +949,75 @@ type LogProof struct {
 	Size int64 `json:"size"`
 }
 
+// LogReceipt defines model for LogReceipt.
+type LogReceipt struct {
+	// Certificate DER
+	Certificate []byte `json:"certificate,omitempty,omitzero"`
+
+	// Checkpoint The signed note that the proof is about; empty if the caller asked for a size of its own.
+	Checkpoint string         `json:"checkpoint"`
+	Leaf       LogReceiptLeaf `json:"leaf"`
+
+	// Proof The inclusion proof.
+	Proof [][]byte `json:"proof,omitempty,omitzero"`
+}
+
+// LogReceiptLeaf defines model for LogReceiptLeaf.
+type LogReceiptLeaf struct {
+	Account string `json:"account"`
+
+	// At Seconds since 1970.
+	At      int64  `json:"at"`
+	Entry   []byte `json:"entry"`
+	Holder  string `json:"holder"`
+	Index   int64  `json:"index"`
+	Salt    []byte `json:"salt"`
+	Subject []byte `json:"subject"`
+	Tenant  string `json:"tenant"`
+	Type    string `json:"type"`
+}
+
 // LogState defines model for LogState.
 type LogState struct {
 	// Checkpoint The signed note.
 	Checkpoint string `json:"checkpoint"`
-	Root       []byte `json:"root"`
-	Size       int64  `json:"size"`
+
+	// Head Leaves that are recorded; those beyond size wait for a checkpoint.
+	Head int64 `json:"head,omitempty,omitzero"`
+
+	// Origin The log's name.
+	Origin string `json:"origin,omitempty,omitzero"`
+
+	// Quorum Witnesses that must sign a checkpoint before it is published; 0 if none are configured.
+	Quorum int    `json:"quorum,omitempty,omitzero"`
+	Root   []byte `json:"root"`
+
+	// SignedAt When this node made the newest checkpoint.
+	SignedAt time.Time `json:"signed_at,omitempty,omitzero"`
+	Size     int64     `json:"size"`
+
+	// Url Where the log is published: url/checkpoint, url/tile/…
+	Url string `json:"url,omitempty,omitzero"`
+
+	// VerifierKey The log's public key in the form of signed notes.
+	VerifierKey string       `json:"verifier_key,omitempty,omitzero"`
+	Witnesses   []LogWitness `json:"witnesses,omitempty,omitzero"`
+}
+
+// LogWitness defines model for LogWitness.
+type LogWitness struct {
+	// Error Code of the last failure; absent after a success.
+	Error    string `json:"error,omitempty,omitzero"`
+	Failures int64  `json:"failures"`
+
+	// Key Its verifier key (C2SP tlog-cosignature).
+	Key      string    `json:"key"`
+	Name     string    `json:"name"`
+	SignedAt time.Time `json:"signed_at,omitempty,omitzero"`
+
+	// Size Leaves that it signed last, as far as this node knows.
+	Size int64  `json:"size"`
+	Url  string `json:"url"`
 }
 
 // Me defines model for Me.
@@ -908,11 +1110,14 @@ type Plan struct {
 	Hash    string     `json:"hash"`
 	Items   []PlanItem `json:"items"`
 
+	// Requests Where what waits was asked for, once the plan was applied. One, unless no role could approve all of it.
+	Requests []PlanRequestMade `json:"requests,omitempty,omitzero"`
+
 	// Todo Documents that change something, or changed it.
 	Todo      int `json:"todo"`
 	Unchanged int `json:"unchanged"`
 
-	// Waiting Documents that are left to somebody with another role.
+	// Waiting Documents that somebody else has to approve; applying asks for it.
 	Waiting int `json:"waiting"`
 }
 
@@ -939,12 +1144,18 @@ type PlanChange struct {
 // PlanItem defines model for PlanItem.
 type PlanItem struct {
 	// Action create, change or unchanged
-	Action  string       `json:"action"`
+	Action string `json:"action"`
+
+	// After The document that it waits together with, because it names it.
+	After   string       `json:"after,omitempty,omitzero"`
 	Changes []PlanChange `json:"changes,omitempty,omitzero"`
-	File    string       `json:"file"`
-	Kind    string       `json:"kind"`
-	Line    int          `json:"line"`
-	Name    string       `json:"name"`
+
+	// Dangerous What of it takes a second person.
+	Dangerous string `json:"dangerous,omitempty,omitzero"`
+	File      string `json:"file"`
+	Kind      string `json:"kind"`
+	Line      int    `json:"line"`
+	Name      string `json:"name"`
 
 	// Next Commands that it waits for afterwards, such as another person's approval.
 	Next []string `json:"next,omitempty,omitzero"`
@@ -958,13 +1169,50 @@ type PlanItem struct {
 	// Secret Of a new hook, in base64; shown once.
 	Secret string `json:"secret,omitempty,omitzero"`
 
-	// Waits The right that is missing; the document is left to somebody who has it.
+	// Waits The right of whoever approves it: it is missing here, or the change takes a second person, or it comes after one that does.
 	Waits string `json:"waits,omitempty,omitzero"`
 }
 
 // PlanRequest defines model for PlanRequest.
 type PlanRequest struct {
 	Files []DocumentFile `json:"files"`
+}
+
+// PlanRequestMade defines model for PlanRequestMade.
+type PlanRequestMade struct {
+	// Again The same was asked for before.
+	Again     bool      `json:"again,omitempty,omitzero"`
+	AskedBy   string    `json:"asked_by"`
+	Documents int       `json:"documents"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Id        string    `json:"id"`
+
+	// Roles Those of which each may approve all of it.
+	Roles []string `json:"roles"`
+}
+
+// PlannedCertificate defines model for PlannedCertificate.
+type PlannedCertificate struct {
+	Authority string    `json:"authority"`
+	Holder    string    `json:"holder"`
+	Inherited bool      `json:"inherited"`
+	Issued    bool      `json:"issued"`
+	NotAfter  time.Time `json:"not_after"`
+	Note      string    `json:"note,omitempty,omitzero"`
+	Profile   string    `json:"profile"`
+	Reason    string    `json:"reason,omitempty,omitzero"`
+	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
+	RevokedBy string    `json:"revoked_by,omitempty,omitzero"`
+	Serial    string    `json:"serial"`
+
+	// Status good, held or revoked.
+	Status string `json:"status"`
+}
+
+// PlannedCertificatePage defines model for PlannedCertificatePage.
+type PlannedCertificatePage struct {
+	Items []PlannedCertificate `json:"items"`
+	Next  string               `json:"next,omitempty,omitzero"`
 }
 
 // PolicyDecision defines model for PolicyDecision.
@@ -1251,6 +1499,156 @@ type Revocation struct {
 	RevokedAt  time.Time `json:"revoked_at"`
 	RevokedBy  string    `json:"revoked_by"`
 	Serial     string    `json:"serial"`
+}
+
+// RevocationPlan defines model for RevocationPlan.
+type RevocationPlan struct {
+	Approvals []RevocationPlanApproval `json:"approvals"`
+	Authority string                   `json:"authority,omitempty,omitzero"`
+	ChangedAt time.Time                `json:"changed_at"`
+	Counts    RevocationPlanCounts     `json:"counts"`
+	CreatedAt time.Time                `json:"created_at"`
+	CreatedBy string                   `json:"created_by"`
+	From      time.Time                `json:"from,omitempty,omitzero"`
+	Id        string                   `json:"id"`
+	Key       string                   `json:"key,omitempty,omitzero"`
+
+	// Members SHA-256 over the certificates covered.
+	Members   string `json:"members"`
+	Note      string `json:"note,omitempty,omitzero"`
+	Operator  string `json:"operator,omitempty,omitzero"`
+	Order     string `json:"order,omitempty,omitzero"`
+	PerSecond int    `json:"per_second"`
+
+	// Problem Why the service paused it.
+	Problem string `json:"problem,omitempty,omitzero"`
+	Reason  string `json:"reason"`
+	Reenrol bool   `json:"reenrol"`
+
+	// ReleaseHash What an approval of the stage release is about.
+	ReleaseHash string                 `json:"release_hash,omitempty,omitzero"`
+	Reports     []RevocationPlanReport `json:"reports"`
+
+	// RevokeHash What an approval of the stage revoke is about.
+	RevokeHash string `json:"revoke_hash,omitempty,omitzero"`
+
+	// Stage Of a running or paused plan.
+	Stage string `json:"stage,omitempty,omitzero"`
+
+	// State ready, running, paused, done or aborted.
+	State   string    `json:"state"`
+	Station string    `json:"station,omitempty,omitzero"`
+	To      time.Time `json:"to,omitempty,omitzero"`
+	Tool    string    `json:"tool,omitempty,omitzero"`
+}
+
+// RevocationPlanApproval defines model for RevocationPlanApproval.
+type RevocationPlanApproval struct {
+	At    time.Time `json:"at"`
+	By    string    `json:"by"`
+	Stage string    `json:"stage"`
+}
+
+// RevocationPlanApprovalRequest defines model for RevocationPlanApprovalRequest.
+type RevocationPlanApprovalRequest struct {
+	// Hash Of this stage, as the plan that was looked at shows it.
+	Hash  string `json:"hash"`
+	Stage string `json:"stage"`
+}
+
+// RevocationPlanCounts defines model for RevocationPlanCounts.
+type RevocationPlanCounts struct {
+	Certificates int64 `json:"certificates"`
+	Devices      int64 `json:"devices"`
+	Expired      int64 `json:"expired"`
+
+	// Held Already.
+	Held int64 `json:"held"`
+
+	// InStock Devices that never had an operational certificate.
+	InStock int64 `json:"in_stock"`
+
+	// Inherited Operational certificates of devices whose birth certificate is covered.
+	Inherited int64 `json:"inherited"`
+
+	// Live Devices that are connected now.
+	Live int64 `json:"live"`
+
+	// Revoked Already.
+	Revoked int64 `json:"revoked"`
+
+	// SpareSlot Devices in the field that could take a second operational certificate.
+	SpareSlot int64 `json:"spare_slot"`
+
+	// Unissued Reserved serial numbers without a certificate.
+	Unissued int64 `json:"unissued"`
+}
+
+// RevocationPlanPage defines model for RevocationPlanPage.
+type RevocationPlanPage struct {
+	Items []RevocationPlan `json:"items"`
+	Next  string           `json:"next,omitempty,omitzero"`
+}
+
+// RevocationPlanReport defines model for RevocationPlanReport.
+type RevocationPlanReport struct {
+	// Already That were so, or in a stronger state.
+	Already int64 `json:"already"`
+
+	// Blocked Devices that get no certificate any more.
+	Blocked int64 `json:"blocked"`
+	Changed int64 `json:"changed"`
+
+	// Done Certificates of the plan that were looked at.
+	Done    int64     `json:"done"`
+	EndedAt time.Time `json:"ended_at,omitempty,omitzero"`
+
+	// Failed Certificates whose rows cannot be trusted; fsck names them.
+	Failed int64 `json:"failed"`
+
+	// Late Changed certificates that covered devices got after the plan was made.
+	Late      int64     `json:"late"`
+	Stage     string    `json:"stage"`
+	StartedAt time.Time `json:"started_at"`
+	StartedBy string    `json:"started_by"`
+}
+
+// RevocationPlanRequest defines model for RevocationPlanRequest.
+type RevocationPlanRequest struct {
+	Authority string `json:"authority,omitempty,omitzero"`
+
+	// DryRun Count and keep nothing.
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// From Asked for at this time or later.
+	From time.Time `json:"from,omitempty,omitzero"`
+
+	// Key SHA-256 of a public key, hexadecimal.
+	Key      string `json:"key,omitempty,omitzero"`
+	Note     string `json:"note,omitempty,omitzero"`
+	Operator string `json:"operator,omitempty,omitzero"`
+	Order    string `json:"order,omitempty,omitzero"`
+
+	// PerSecond Most certificates a second; 500 if not given.
+	PerSecond int    `json:"per_second,omitempty,omitzero"`
+	Reason    string `json:"reason"`
+
+	// Reenrol The devices may get new certificates; else they are blocked.
+	Reenrol bool `json:"reenrol,omitempty,omitzero"`
+
+	// Station Certificates that this station asked for.
+	Station string `json:"station,omitempty,omitzero"`
+
+	// To Asked for before this time.
+	To time.Time `json:"to,omitempty,omitzero"`
+
+	// Tool Version of the station's software.
+	Tool string `json:"tool,omitempty,omitzero"`
+}
+
+// RevocationPlanRun defines model for RevocationPlanRun.
+type RevocationPlanRun struct {
+	Stage string `json:"stage"`
 }
 
 // RevokeRequest defines model for RevokeRequest.
@@ -1631,6 +2029,9 @@ type UnitPage struct {
 	Next string `json:"next,omitempty,omitzero"`
 }
 
+// ApprovalParam defines model for approvalParam.
+type ApprovalParam = string
+
 // AuthorityParam defines model for authorityParam.
 type AuthorityParam = string
 
@@ -1676,6 +2077,9 @@ type PrincipalParam = string
 // RegisteredCAParam defines model for registeredCAParam.
 type RegisteredCAParam = string
 
+// RevocationPlanParam defines model for revocationPlanParam.
+type RevocationPlanParam = string
+
 // SerialParam defines model for serialParam.
 type SerialParam = string
 
@@ -1702,6 +2106,17 @@ type ThingVersionParam = int64
 
 // VersionParam defines model for versionParam.
 type VersionParam = int
+
+// ListApprovalsParams defines parameters for ListApprovals.
+type ListApprovalsParams struct {
+	State *string `form:"state,omitempty" json:"state,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
 
 // ListAttachedPoliciesParams defines parameters for ListAttachedPolicies.
 type ListAttachedPoliciesParams struct {
@@ -1764,6 +2179,12 @@ type SearchCertificatesParams struct {
 	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// GetReceiptParams defines parameters for GetReceipt.
+type GetReceiptParams struct {
+	// Size Size of the tree that is proven against, of a checkpoint that the caller has; the newest if not given.
+	Size *int64 `form:"size,omitempty" json:"size,omitempty"`
+}
+
 // ListClaimsParams defines parameters for ListClaims.
 type ListClaimsParams struct {
 	// Cursor Where the page before ended, as its member next said.
@@ -1823,10 +2244,28 @@ type ListJobExecutionsParams struct {
 	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListLogLeavesParams defines parameters for ListLogLeaves.
+type ListLogLeavesParams struct {
+	// From Index of the first leaf; 0 if not given.
+	From *int64 `form:"from,omitempty" json:"from,omitempty"`
+
+	// Limit How many indexes the page covers; 500 if not given.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
 	State *string `form:"state,omitempty" json:"state,omitempty"`
 
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListOrderLeavesParams defines parameters for ListOrderLeaves.
+type ListOrderLeavesParams struct {
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -1872,6 +2311,24 @@ type ListPrincipalsParams struct {
 
 // ListRegisteredCAsParams defines parameters for ListRegisteredCAs.
 type ListRegisteredCAsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListRevocationPlansParams defines parameters for ListRevocationPlans.
+type ListRevocationPlansParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListPlannedCertificatesParams defines parameters for ListPlannedCertificates.
+type ListPlannedCertificatesParams struct {
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -1986,6 +2443,12 @@ type ListShadowsParams struct {
 	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ApproveApprovalJSONRequestBody defines body for ApproveApproval for application/json ContentType.
+type ApproveApprovalJSONRequestBody = ApprovalDecision
+
+// RejectApprovalJSONRequestBody defines body for RejectApproval for application/json ContentType.
+type RejectApprovalJSONRequestBody = ApprovalRejection
+
 // CreateAuthorityJSONRequestBody defines body for CreateAuthority for application/json ContentType.
 type CreateAuthorityJSONRequestBody = AuthorityRequest
 
@@ -2015,6 +2478,9 @@ type PutClaimBudgetJSONRequestBody = BudgetRequest
 
 // RevokeDeviceJSONRequestBody defines body for RevokeDevice for application/json ContentType.
 type RevokeDeviceJSONRequestBody = DeviceRevokeRequest
+
+// CreateEnrolPasswordJSONRequestBody defines body for CreateEnrolPassword for application/json ContentType.
+type CreateEnrolPasswordJSONRequestBody = EnrolPasswordRequest
 
 // RegisterFleetCertificateJSONRequestBody defines body for RegisterFleetCertificate for application/json ContentType.
 type RegisterFleetCertificateJSONRequestBody = FleetCertificateRequest
@@ -2078,6 +2544,15 @@ type PutCABudgetJSONRequestBody = BudgetRequest
 
 // PutRegistrationJSONRequestBody defines body for PutRegistration for application/json ContentType.
 type PutRegistrationJSONRequestBody = RegistrationRequest
+
+// MakeRevocationPlanJSONRequestBody defines body for MakeRevocationPlan for application/json ContentType.
+type MakeRevocationPlanJSONRequestBody = RevocationPlanRequest
+
+// ApproveRevocationPlanJSONRequestBody defines body for ApproveRevocationPlan for application/json ContentType.
+type ApproveRevocationPlanJSONRequestBody = RevocationPlanApprovalRequest
+
+// RunRevocationPlanJSONRequestBody defines body for RunRevocationPlan for application/json ContentType.
+type RunRevocationPlanJSONRequestBody = RevocationPlanRun
 
 // CreateRootJSONRequestBody defines body for CreateRoot for application/json ContentType.
 type CreateRootJSONRequestBody = RootRequest
@@ -2346,6 +2821,44 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// ListApprovals Documents that wait for a second person, newest first
+	//
+	// Corresponds with GET /api/v1/approvals (the `ListApprovals` operationId).
+	ListApprovals(ctx context.Context, params *ListApprovalsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetApproval One request, and while it is open what it would change now
+	//
+	// Corresponds with GET /api/v1/approvals/{approval} (the `GetApproval` operationId).
+	GetApproval(ctx context.Context, approval ApprovalParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveApprovalWithBody Put what somebody else asked for in force, all of it or nothing
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+	ApproveApprovalWithBody(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveApproval Put what somebody else asked for in force, all of it or nothing
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+	ApproveApproval(ctx context.Context, approval ApprovalParam, body ApproveApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RejectApprovalWithBody End a request; who asked takes it back in this way
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+	RejectApprovalWithBody(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RejectApproval End a request; who asked takes it back in this way
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+	RejectApproval(ctx context.Context, approval ApprovalParam, body RejectApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListAttachedPolicies The policies that count for a certificate or a thing, or that a group has
 	//
 	// Corresponds with GET /api/v1/attached-policies (the `ListAttachedPolicies` operationId).
@@ -2490,6 +3003,11 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/certificates/{serial}/proof (the `GetProof` operationId).
 	GetProof(ctx context.Context, serial SerialParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetReceipt A receipt that proves the certificate to whoever has the log's verifier key
+	//
+	// Corresponds with GET /api/v1/certificates/{serial}/receipt (the `GetReceipt` operationId).
+	GetReceipt(ctx context.Context, serial SerialParam, params *GetReceiptParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RevokeCertificateWithBody Revoke one certificate
 	//
 	// Takes any type of body and a specified content type.
@@ -2565,6 +3083,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
 	ExportDocuments(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateEnrolPasswordWithBody Make a one-time password with which a unit enrols over EST or CMP; shown once
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+	CreateEnrolPasswordWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateEnrolPassword Make a one-time password with which a unit enrols over EST or CMP; shown once
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+	CreateEnrolPassword(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListFleetCertificates Device certificates that the runtime knows
 	//
@@ -2746,6 +3278,11 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/log (the `GetLog` operationId).
 	GetLog(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListLogLeaves What the database has of the log, for whoever checks it against the tiles
+	//
+	// Corresponds with GET /api/v1/log/leaves (the `ListLogLeaves` operationId).
+	ListLogLeaves(ctx context.Context, params *ListLogLeavesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetMe Who the token belongs to and what it may do
 	//
 	// Corresponds with GET /api/v1/me (the `GetMe` operationId).
@@ -2794,10 +3331,20 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/orders/{order}/close (the `CloseOrder` operationId).
 	CloseOrder(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListOrderLeaves What the log says of an order
+	//
+	// Corresponds with GET /api/v1/orders/{order}/leaves (the `ListOrderLeaves` operationId).
+	ListOrderLeaves(ctx context.Context, order OrderParam, params *ListOrderLeavesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// OpenOrder Let stations work on an approved order
 	//
 	// Corresponds with POST /api/v1/orders/{order}/open (the `OpenOrder` operationId).
 	OpenOrder(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetOrderReport The completion report of an order, signed with the log's key
+	//
+	// Corresponds with GET /api/v1/orders/{order}/report (the `GetOrderReport` operationId).
+	GetOrderReport(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListUnits Units of an order
 	//
@@ -3033,6 +3580,78 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /api/v1/registrations/{authority} (the `PutRegistration` operationId).
 	PutRegistration(ctx context.Context, authority AuthorityParam, body PutRegistrationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRevocationPlans Plans to revoke in bulk, newest first
+	//
+	// Corresponds with GET /api/v1/revocation-plans (the `ListRevocationPlans` operationId).
+	ListRevocationPlans(ctx context.Context, params *ListRevocationPlansParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MakeRevocationPlanWithBody Count what an incident covers and keep it as a plan; nothing is revoked
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+	MakeRevocationPlanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MakeRevocationPlan Count what an incident covers and keep it as a plan; nothing is revoked
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+	MakeRevocationPlan(ctx context.Context, body MakeRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRevocationPlan One plan and how far it came
+	//
+	// Corresponds with GET /api/v1/revocation-plans/{plan} (the `GetRevocationPlan` operationId).
+	GetRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AbortRevocationPlan Give a plan up; what it did stays
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/abort (the `AbortRevocationPlan` operationId).
+	AbortRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveRevocationPlanWithBody Agree to a stage of a plan that somebody else made
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+	ApproveRevocationPlanWithBody(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApproveRevocationPlan Agree to a stage of a plan that somebody else made
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+	ApproveRevocationPlan(ctx context.Context, plan RevocationPlanParam, body ApproveRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListPlannedCertificates The certificates of a plan as they are now
+	//
+	// Corresponds with GET /api/v1/revocation-plans/{plan}/certificates (the `ListPlannedCertificates` operationId).
+	ListPlannedCertificates(ctx context.Context, plan RevocationPlanParam, params *ListPlannedCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PauseRevocationPlan Stop in the middle of a stage
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/pause (the `PauseRevocationPlan` operationId).
+	PauseRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResumeRevocationPlan Go on where a plan was paused
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/resume (the `ResumeRevocationPlan` operationId).
+	ResumeRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunRevocationPlanWithBody Start a stage; the service works on it
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+	RunRevocationPlanWithBody(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunRevocationPlan Start a stage; the service works on it
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+	RunRevocationPlan(ctx context.Context, plan RevocationPlanParam, body RunRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateRootWithBody Trust a root; its key stays offline
 	//
@@ -3311,6 +3930,104 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
 	ListShadows(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// ListApprovals Documents that wait for a second person, newest first
+//
+// Corresponds with GET /api/v1/approvals (the `ListApprovals` operationId).
+func (c *Client) ListApprovals(ctx context.Context, params *ListApprovalsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListApprovalsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetApproval One request, and while it is open what it would change now
+//
+// Corresponds with GET /api/v1/approvals/{approval} (the `GetApproval` operationId).
+func (c *Client) GetApproval(ctx context.Context, approval ApprovalParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetApprovalRequest(c.Server, approval)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveApprovalWithBody Put what somebody else asked for in force, all of it or nothing
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+func (c *Client) ApproveApprovalWithBody(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveApprovalRequestWithBody(c.Server, approval, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveApproval Put what somebody else asked for in force, all of it or nothing
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+func (c *Client) ApproveApproval(ctx context.Context, approval ApprovalParam, body ApproveApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveApprovalRequest(c.Server, approval, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RejectApprovalWithBody End a request; who asked takes it back in this way
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+func (c *Client) RejectApprovalWithBody(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRejectApprovalRequestWithBody(c.Server, approval, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RejectApproval End a request; who asked takes it back in this way
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+func (c *Client) RejectApproval(ctx context.Context, approval ApprovalParam, body RejectApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRejectApprovalRequest(c.Server, approval, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // ListAttachedPolicies The policies that count for a certificate or a thing, or that a group has
@@ -3697,6 +4414,21 @@ func (c *Client) GetProof(ctx context.Context, serial SerialParam, reqEditors ..
 	return c.Client.Do(req)
 }
 
+// GetReceipt A receipt that proves the certificate to whoever has the log's verifier key
+//
+// Corresponds with GET /api/v1/certificates/{serial}/receipt (the `GetReceipt` operationId).
+func (c *Client) GetReceipt(ctx context.Context, serial SerialParam, params *GetReceiptParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetReceiptRequest(c.Server, serial, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // RevokeCertificateWithBody Revoke one certificate
 //
 // Takes any type of body and a specified content type.
@@ -3883,6 +4615,40 @@ func (c *Client) RevokeDevice(ctx context.Context, device DeviceParam, body Revo
 // Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
 func (c *Client) ExportDocuments(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewExportDocumentsRequest(c.Server, kind, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateEnrolPasswordWithBody Make a one-time password with which a unit enrols over EST or CMP; shown once
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+func (c *Client) CreateEnrolPasswordWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateEnrolPasswordRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateEnrolPassword Make a one-time password with which a unit enrols over EST or CMP; shown once
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+func (c *Client) CreateEnrolPassword(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateEnrolPasswordRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4353,6 +5119,21 @@ func (c *Client) GetLog(ctx context.Context, reqEditors ...RequestEditorFn) (*ht
 	return c.Client.Do(req)
 }
 
+// ListLogLeaves What the database has of the log, for whoever checks it against the tiles
+//
+// Corresponds with GET /api/v1/log/leaves (the `ListLogLeaves` operationId).
+func (c *Client) ListLogLeaves(ctx context.Context, params *ListLogLeavesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListLogLeavesRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetMe Who the token belongs to and what it may do
 //
 // Corresponds with GET /api/v1/me (the `GetMe` operationId).
@@ -4481,11 +5262,41 @@ func (c *Client) CloseOrder(ctx context.Context, order OrderParam, reqEditors ..
 	return c.Client.Do(req)
 }
 
+// ListOrderLeaves What the log says of an order
+//
+// Corresponds with GET /api/v1/orders/{order}/leaves (the `ListOrderLeaves` operationId).
+func (c *Client) ListOrderLeaves(ctx context.Context, order OrderParam, params *ListOrderLeavesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListOrderLeavesRequest(c.Server, order, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // OpenOrder Let stations work on an approved order
 //
 // Corresponds with POST /api/v1/orders/{order}/open (the `OpenOrder` operationId).
 func (c *Client) OpenOrder(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewOpenOrderRequest(c.Server, order)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetOrderReport The completion report of an order, signed with the log's key
+//
+// Corresponds with GET /api/v1/orders/{order}/report (the `GetOrderReport` operationId).
+func (c *Client) GetOrderReport(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetOrderReportRequest(c.Server, order)
 	if err != nil {
 		return nil, err
 	}
@@ -5111,6 +5922,198 @@ func (c *Client) PutRegistrationWithBody(ctx context.Context, authority Authorit
 // Corresponds with PUT /api/v1/registrations/{authority} (the `PutRegistration` operationId).
 func (c *Client) PutRegistration(ctx context.Context, authority AuthorityParam, body PutRegistrationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutRegistrationRequest(c.Server, authority, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRevocationPlans Plans to revoke in bulk, newest first
+//
+// Corresponds with GET /api/v1/revocation-plans (the `ListRevocationPlans` operationId).
+func (c *Client) ListRevocationPlans(ctx context.Context, params *ListRevocationPlansParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRevocationPlansRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MakeRevocationPlanWithBody Count what an incident covers and keep it as a plan; nothing is revoked
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+func (c *Client) MakeRevocationPlanWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMakeRevocationPlanRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MakeRevocationPlan Count what an incident covers and keep it as a plan; nothing is revoked
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+func (c *Client) MakeRevocationPlan(ctx context.Context, body MakeRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMakeRevocationPlanRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRevocationPlan One plan and how far it came
+//
+// Corresponds with GET /api/v1/revocation-plans/{plan} (the `GetRevocationPlan` operationId).
+func (c *Client) GetRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRevocationPlanRequest(c.Server, plan)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AbortRevocationPlan Give a plan up; what it did stays
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/abort (the `AbortRevocationPlan` operationId).
+func (c *Client) AbortRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAbortRevocationPlanRequest(c.Server, plan)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveRevocationPlanWithBody Agree to a stage of a plan that somebody else made
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+func (c *Client) ApproveRevocationPlanWithBody(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveRevocationPlanRequestWithBody(c.Server, plan, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApproveRevocationPlan Agree to a stage of a plan that somebody else made
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+func (c *Client) ApproveRevocationPlan(ctx context.Context, plan RevocationPlanParam, body ApproveRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApproveRevocationPlanRequest(c.Server, plan, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPlannedCertificates The certificates of a plan as they are now
+//
+// Corresponds with GET /api/v1/revocation-plans/{plan}/certificates (the `ListPlannedCertificates` operationId).
+func (c *Client) ListPlannedCertificates(ctx context.Context, plan RevocationPlanParam, params *ListPlannedCertificatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPlannedCertificatesRequest(c.Server, plan, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PauseRevocationPlan Stop in the middle of a stage
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/pause (the `PauseRevocationPlan` operationId).
+func (c *Client) PauseRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPauseRevocationPlanRequest(c.Server, plan)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResumeRevocationPlan Go on where a plan was paused
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/resume (the `ResumeRevocationPlan` operationId).
+func (c *Client) ResumeRevocationPlan(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeRevocationPlanRequest(c.Server, plan)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunRevocationPlanWithBody Start a stage; the service works on it
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+func (c *Client) RunRevocationPlanWithBody(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunRevocationPlanRequestWithBody(c.Server, plan, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunRevocationPlan Start a stage; the service works on it
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+func (c *Client) RunRevocationPlan(ctx context.Context, plan RevocationPlanParam, body RunRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunRevocationPlanRequest(c.Server, plan, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5857,6 +6860,212 @@ func (c *Client) ListShadows(ctx context.Context, thing ThingParam, params *List
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewListApprovalsRequest constructs an http.Request for the ListApprovals method
+func NewListApprovalsRequest(server string, params *ListApprovalsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/approvals")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetApprovalRequest constructs an http.Request for the GetApproval method
+func NewGetApprovalRequest(server string, approval ApprovalParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "approval", approval, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/approvals/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewApproveApprovalRequest calls the generic ApproveApproval builder with application/json body
+func NewApproveApprovalRequest(server string, approval ApprovalParam, body ApproveApprovalJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewApproveApprovalRequestWithBody(server, approval, "application/json", bodyReader)
+}
+
+// NewApproveApprovalRequestWithBody constructs an http.Request for the ApproveApproval method, with any body, and a specified content type
+func NewApproveApprovalRequestWithBody(server string, approval ApprovalParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "approval", approval, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/approvals/%s/approve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRejectApprovalRequest calls the generic RejectApproval builder with application/json body
+func NewRejectApprovalRequest(server string, approval ApprovalParam, body RejectApprovalJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRejectApprovalRequestWithBody(server, approval, "application/json", bodyReader)
+}
+
+// NewRejectApprovalRequestWithBody constructs an http.Request for the RejectApproval method, with any body, and a specified content type
+func NewRejectApprovalRequestWithBody(server string, approval ApprovalParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "approval", approval, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/approvals/%s/reject", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
 }
 
 // NewListAttachedPoliciesRequest constructs an http.Request for the ListAttachedPolicies method
@@ -6805,6 +8014,67 @@ func NewGetProofRequest(server string, serial SerialParam) (*http.Request, error
 	return req, nil
 }
 
+// NewGetReceiptRequest constructs an http.Request for the GetReceipt method
+func NewGetReceiptRequest(server string, serial SerialParam, params *GetReceiptParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "serial", serial, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/certificates/%s/receipt", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Size != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "size", *params.Size, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewRevokeCertificateRequest calls the generic RevokeCertificate builder with application/json body
 func NewRevokeCertificateRequest(server string, serial SerialParam, body RevokeCertificateJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -7189,6 +8459,46 @@ func NewExportDocumentsRequest(server string, kind DocumentKindParam, params *Ex
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewCreateEnrolPasswordRequest calls the generic CreateEnrolPassword builder with application/json body
+func NewCreateEnrolPasswordRequest(server string, body CreateEnrolPasswordJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateEnrolPasswordRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateEnrolPasswordRequestWithBody constructs an http.Request for the CreateEnrolPassword method, with any body, and a specified content type
+func NewCreateEnrolPasswordRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/enrol-passwords")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -8099,6 +9409,72 @@ func NewGetLogRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewListLogLeavesRequest constructs an http.Request for the ListLogLeaves method
+func NewListLogLeavesRequest(server string, params *ListLogLeavesParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/log/leaves")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetMeRequest constructs an http.Request for the GetMe method
 func NewGetMeRequest(server string) (*http.Request, error) {
 	var err error
@@ -8359,6 +9735,79 @@ func NewCloseOrderRequest(server string, order OrderParam) (*http.Request, error
 	return req, nil
 }
 
+// NewListOrderLeavesRequest constructs an http.Request for the ListOrderLeaves method
+func NewListOrderLeavesRequest(server string, order OrderParam, params *ListOrderLeavesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "order", order, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/orders/%s/leaves", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewOpenOrderRequest constructs an http.Request for the OpenOrder method
 func NewOpenOrderRequest(server string, order OrderParam) (*http.Request, error) {
 	var err error
@@ -8386,6 +9835,40 @@ func NewOpenOrderRequest(server string, order OrderParam) (*http.Request, error)
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetOrderReportRequest constructs an http.Request for the GetOrderReport method
+func NewGetOrderReportRequest(server string, order OrderParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "order", order, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/orders/%s/report", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -9667,6 +11150,415 @@ func NewPutRegistrationRequestWithBody(server string, authority AuthorityParam, 
 	}
 
 	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListRevocationPlansRequest constructs an http.Request for the ListRevocationPlans method
+func NewListRevocationPlansRequest(server string, params *ListRevocationPlansParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewMakeRevocationPlanRequest calls the generic MakeRevocationPlan builder with application/json body
+func NewMakeRevocationPlanRequest(server string, body MakeRevocationPlanJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewMakeRevocationPlanRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewMakeRevocationPlanRequestWithBody constructs an http.Request for the MakeRevocationPlan method, with any body, and a specified content type
+func NewMakeRevocationPlanRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetRevocationPlanRequest constructs an http.Request for the GetRevocationPlan method
+func NewGetRevocationPlanRequest(server string, plan RevocationPlanParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAbortRevocationPlanRequest constructs an http.Request for the AbortRevocationPlan method
+func NewAbortRevocationPlanRequest(server string, plan RevocationPlanParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s/abort", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewApproveRevocationPlanRequest calls the generic ApproveRevocationPlan builder with application/json body
+func NewApproveRevocationPlanRequest(server string, plan RevocationPlanParam, body ApproveRevocationPlanJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewApproveRevocationPlanRequestWithBody(server, plan, "application/json", bodyReader)
+}
+
+// NewApproveRevocationPlanRequestWithBody constructs an http.Request for the ApproveRevocationPlan method, with any body, and a specified content type
+func NewApproveRevocationPlanRequestWithBody(server string, plan RevocationPlanParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s/approve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListPlannedCertificatesRequest constructs an http.Request for the ListPlannedCertificates method
+func NewListPlannedCertificatesRequest(server string, plan RevocationPlanParam, params *ListPlannedCertificatesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s/certificates", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPauseRevocationPlanRequest constructs an http.Request for the PauseRevocationPlan method
+func NewPauseRevocationPlanRequest(server string, plan RevocationPlanParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s/pause", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewResumeRevocationPlanRequest constructs an http.Request for the ResumeRevocationPlan method
+func NewResumeRevocationPlanRequest(server string, plan RevocationPlanParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s/resume", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRunRevocationPlanRequest calls the generic RunRevocationPlan builder with application/json body
+func NewRunRevocationPlanRequest(server string, plan RevocationPlanParam, body RunRevocationPlanJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRunRevocationPlanRequestWithBody(server, plan, "application/json", bodyReader)
+}
+
+// NewRunRevocationPlanRequestWithBody constructs an http.Request for the RunRevocationPlan method, with any body, and a specified content type
+func NewRunRevocationPlanRequestWithBody(server string, plan RevocationPlanParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "plan", plan, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/revocation-plans/%s/run", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -11448,6 +13340,48 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// ListApprovalsWithResponse Documents that wait for a second person, newest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/approvals (the `ListApprovals` operationId).
+	ListApprovalsWithResponse(ctx context.Context, params *ListApprovalsParams, reqEditors ...RequestEditorFn) (*ListApprovalsResponse, error)
+
+	// GetApprovalWithResponse One request, and while it is open what it would change now
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/approvals/{approval} (the `GetApproval` operationId).
+	GetApprovalWithResponse(ctx context.Context, approval ApprovalParam, reqEditors ...RequestEditorFn) (*GetApprovalResponse, error)
+
+	// ApproveApprovalWithBodyWithResponse Put what somebody else asked for in force, all of it or nothing
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+	ApproveApprovalWithBodyWithResponse(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveApprovalResponse, error)
+
+	// ApproveApprovalWithResponse Put what somebody else asked for in force, all of it or nothing
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+	ApproveApprovalWithResponse(ctx context.Context, approval ApprovalParam, body ApproveApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveApprovalResponse, error)
+
+	// RejectApprovalWithBodyWithResponse End a request; who asked takes it back in this way
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+	RejectApprovalWithBodyWithResponse(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RejectApprovalResponse, error)
+
+	// RejectApprovalWithResponse End a request; who asked takes it back in this way
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+	RejectApprovalWithResponse(ctx context.Context, approval ApprovalParam, body RejectApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*RejectApprovalResponse, error)
+
 	// ListAttachedPoliciesWithResponse The policies that count for a certificate or a thing, or that a group has
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11616,6 +13550,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/certificates/{serial}/proof (the `GetProof` operationId).
 	GetProofWithResponse(ctx context.Context, serial SerialParam, reqEditors ...RequestEditorFn) (*GetProofResponse, error)
 
+	// GetReceiptWithResponse A receipt that proves the certificate to whoever has the log's verifier key
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/certificates/{serial}/receipt (the `GetReceipt` operationId).
+	GetReceiptWithResponse(ctx context.Context, serial SerialParam, params *GetReceiptParams, reqEditors ...RequestEditorFn) (*GetReceiptResponse, error)
+
 	// RevokeCertificateWithBodyWithResponse Revoke one certificate
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -11699,6 +13640,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/documents/{kind} (the `ExportDocuments` operationId).
 	ExportDocumentsWithResponse(ctx context.Context, kind DocumentKindParam, params *ExportDocumentsParams, reqEditors ...RequestEditorFn) (*ExportDocumentsResponse, error)
+
+	// CreateEnrolPasswordWithBodyWithResponse Make a one-time password with which a unit enrols over EST or CMP; shown once
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+	CreateEnrolPasswordWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateEnrolPasswordResponse, error)
+
+	// CreateEnrolPasswordWithResponse Make a one-time password with which a unit enrols over EST or CMP; shown once
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+	CreateEnrolPasswordWithResponse(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateEnrolPasswordResponse, error)
 
 	// ListFleetCertificatesWithResponse Device certificates that the runtime knows
 	//
@@ -11900,6 +13855,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/log (the `GetLog` operationId).
 	GetLogWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetLogResponse, error)
 
+	// ListLogLeavesWithResponse What the database has of the log, for whoever checks it against the tiles
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/log/leaves (the `ListLogLeaves` operationId).
+	ListLogLeavesWithResponse(ctx context.Context, params *ListLogLeavesParams, reqEditors ...RequestEditorFn) (*ListLogLeavesResponse, error)
+
 	// GetMeWithResponse Who the token belongs to and what it may do
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11956,12 +13918,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/orders/{order}/close (the `CloseOrder` operationId).
 	CloseOrderWithResponse(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*CloseOrderResponse, error)
 
+	// ListOrderLeavesWithResponse What the log says of an order
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/orders/{order}/leaves (the `ListOrderLeaves` operationId).
+	ListOrderLeavesWithResponse(ctx context.Context, order OrderParam, params *ListOrderLeavesParams, reqEditors ...RequestEditorFn) (*ListOrderLeavesResponse, error)
+
 	// OpenOrderWithResponse Let stations work on an approved order
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/orders/{order}/open (the `OpenOrder` operationId).
 	OpenOrderWithResponse(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*OpenOrderResponse, error)
+
+	// GetOrderReportWithResponse The completion report of an order, signed with the log's key
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/orders/{order}/report (the `GetOrderReport` operationId).
+	GetOrderReportWithResponse(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*GetOrderReportResponse, error)
 
 	// ListUnitsWithResponse Units of an order
 	//
@@ -12235,6 +14211,90 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /api/v1/registrations/{authority} (the `PutRegistration` operationId).
 	PutRegistrationWithResponse(ctx context.Context, authority AuthorityParam, body PutRegistrationJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRegistrationResponse, error)
+
+	// ListRevocationPlansWithResponse Plans to revoke in bulk, newest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/revocation-plans (the `ListRevocationPlans` operationId).
+	ListRevocationPlansWithResponse(ctx context.Context, params *ListRevocationPlansParams, reqEditors ...RequestEditorFn) (*ListRevocationPlansResponse, error)
+
+	// MakeRevocationPlanWithBodyWithResponse Count what an incident covers and keep it as a plan; nothing is revoked
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+	MakeRevocationPlanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*MakeRevocationPlanResponse, error)
+
+	// MakeRevocationPlanWithResponse Count what an incident covers and keep it as a plan; nothing is revoked
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+	MakeRevocationPlanWithResponse(ctx context.Context, body MakeRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*MakeRevocationPlanResponse, error)
+
+	// GetRevocationPlanWithResponse One plan and how far it came
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/revocation-plans/{plan} (the `GetRevocationPlan` operationId).
+	GetRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*GetRevocationPlanResponse, error)
+
+	// AbortRevocationPlanWithResponse Give a plan up; what it did stays
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/abort (the `AbortRevocationPlan` operationId).
+	AbortRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*AbortRevocationPlanResponse, error)
+
+	// ApproveRevocationPlanWithBodyWithResponse Agree to a stage of a plan that somebody else made
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+	ApproveRevocationPlanWithBodyWithResponse(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveRevocationPlanResponse, error)
+
+	// ApproveRevocationPlanWithResponse Agree to a stage of a plan that somebody else made
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+	ApproveRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, body ApproveRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveRevocationPlanResponse, error)
+
+	// ListPlannedCertificatesWithResponse The certificates of a plan as they are now
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/revocation-plans/{plan}/certificates (the `ListPlannedCertificates` operationId).
+	ListPlannedCertificatesWithResponse(ctx context.Context, plan RevocationPlanParam, params *ListPlannedCertificatesParams, reqEditors ...RequestEditorFn) (*ListPlannedCertificatesResponse, error)
+
+	// PauseRevocationPlanWithResponse Stop in the middle of a stage
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/pause (the `PauseRevocationPlan` operationId).
+	PauseRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*PauseRevocationPlanResponse, error)
+
+	// ResumeRevocationPlanWithResponse Go on where a plan was paused
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/resume (the `ResumeRevocationPlan` operationId).
+	ResumeRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*ResumeRevocationPlanResponse, error)
+
+	// RunRevocationPlanWithBodyWithResponse Start a stage; the service works on it
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+	RunRevocationPlanWithBodyWithResponse(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RunRevocationPlanResponse, error)
+
+	// RunRevocationPlanWithResponse Start a stage; the service works on it
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+	RunRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, body RunRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*RunRevocationPlanResponse, error)
 
 	// CreateRootWithBodyWithResponse Trust a root; its key stays offline
 	//
@@ -12557,6 +14617,198 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
 	ListShadowsWithResponse(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*ListShadowsResponse, error)
+}
+
+type ListApprovalsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ApprovalRequestPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListApprovalsResponse) GetJSON200() *ApprovalRequestPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListApprovalsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListApprovalsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListApprovalsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListApprovalsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListApprovalsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetApprovalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ApprovalRequest
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetApprovalResponse) GetJSON200() *ApprovalRequest {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetApprovalResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetApprovalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetApprovalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetApprovalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetApprovalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ApproveApprovalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ApprovalRequest
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ApproveApprovalResponse) GetJSON200() *ApprovalRequest {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ApproveApprovalResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ApproveApprovalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ApproveApprovalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ApproveApprovalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ApproveApprovalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RejectApprovalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ApprovalRequest
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RejectApprovalResponse) GetJSON200() *ApprovalRequest {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RejectApprovalResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RejectApprovalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RejectApprovalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RejectApprovalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RejectApprovalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type ListAttachedPoliciesResponse struct {
@@ -13423,6 +15675,54 @@ func (r GetProofResponse) ContentType() string {
 	return ""
 }
 
+type GetReceiptResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LogReceipt
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetReceiptResponse) GetJSON200() *LogReceipt {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetReceiptResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetReceiptResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetReceiptResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetReceiptResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetReceiptResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type RevokeCertificateResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -13801,6 +16101,54 @@ func (r ExportDocumentsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ExportDocumentsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateEnrolPasswordResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *EnrolPassword
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateEnrolPasswordResponse) GetJSON201() *EnrolPassword {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateEnrolPasswordResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateEnrolPasswordResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateEnrolPasswordResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateEnrolPasswordResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateEnrolPasswordResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -14719,6 +17067,54 @@ func (r GetLogResponse) ContentType() string {
 	return ""
 }
 
+type ListLogLeavesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LogLeafPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListLogLeavesResponse) GetJSON200() *LogLeafPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListLogLeavesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListLogLeavesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListLogLeavesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListLogLeavesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListLogLeavesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetMeResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -15007,6 +17403,54 @@ func (r CloseOrderResponse) ContentType() string {
 	return ""
 }
 
+type ListOrderLeavesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LogLeafPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListOrderLeavesResponse) GetJSON200() *LogLeafPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListOrderLeavesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListOrderLeavesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListOrderLeavesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListOrderLeavesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListOrderLeavesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type OpenOrderResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -15049,6 +17493,54 @@ func (r OpenOrderResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r OpenOrderResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetOrderReportResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Envelope
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetOrderReportResponse) GetJSON200() *Envelope {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetOrderReportResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetOrderReportResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetOrderReportResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetOrderReportResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetOrderReportResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16441,6 +18933,438 @@ func (r PutRegistrationResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutRegistrationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListRevocationPlansResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlanPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRevocationPlansResponse) GetJSON200() *RevocationPlanPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRevocationPlansResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRevocationPlansResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRevocationPlansResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRevocationPlansResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRevocationPlansResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type MakeRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r MakeRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r MakeRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r MakeRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r MakeRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r MakeRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r MakeRevocationPlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRevocationPlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AbortRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AbortRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AbortRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AbortRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AbortRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AbortRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AbortRevocationPlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ApproveRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ApproveRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ApproveRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ApproveRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ApproveRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ApproveRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ApproveRevocationPlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListPlannedCertificatesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PlannedCertificatePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPlannedCertificatesResponse) GetJSON200() *PlannedCertificatePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPlannedCertificatesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPlannedCertificatesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPlannedCertificatesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPlannedCertificatesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPlannedCertificatesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PauseRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PauseRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PauseRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PauseRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PauseRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PauseRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PauseRevocationPlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResumeRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResumeRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResumeRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResumeRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResumeRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResumeRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResumeRevocationPlanResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RunRevocationPlanResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RevocationPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RunRevocationPlanResponse) GetJSON200() *RevocationPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RunRevocationPlanResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RunRevocationPlanResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RunRevocationPlanResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RunRevocationPlanResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RunRevocationPlanResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -18079,6 +21003,84 @@ func (r ListShadowsResponse) ContentType() string {
 	return ""
 }
 
+// ListApprovalsWithResponse Documents that wait for a second person, newest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/approvals (the `ListApprovals` operationId).
+func (c *ClientWithResponses) ListApprovalsWithResponse(ctx context.Context, params *ListApprovalsParams, reqEditors ...RequestEditorFn) (*ListApprovalsResponse, error) {
+	rsp, err := c.ListApprovals(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListApprovalsResponse(rsp)
+}
+
+// GetApprovalWithResponse One request, and while it is open what it would change now
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/approvals/{approval} (the `GetApproval` operationId).
+func (c *ClientWithResponses) GetApprovalWithResponse(ctx context.Context, approval ApprovalParam, reqEditors ...RequestEditorFn) (*GetApprovalResponse, error) {
+	rsp, err := c.GetApproval(ctx, approval, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetApprovalResponse(rsp)
+}
+
+// ApproveApprovalWithBodyWithResponse Put what somebody else asked for in force, all of it or nothing
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+func (c *ClientWithResponses) ApproveApprovalWithBodyWithResponse(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveApprovalResponse, error) {
+	rsp, err := c.ApproveApprovalWithBody(ctx, approval, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveApprovalResponse(rsp)
+}
+
+// ApproveApprovalWithResponse Put what somebody else asked for in force, all of it or nothing
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/approvals/{approval}/approve (the `ApproveApproval` operationId).
+func (c *ClientWithResponses) ApproveApprovalWithResponse(ctx context.Context, approval ApprovalParam, body ApproveApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveApprovalResponse, error) {
+	rsp, err := c.ApproveApproval(ctx, approval, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveApprovalResponse(rsp)
+}
+
+// RejectApprovalWithBodyWithResponse End a request; who asked takes it back in this way
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+func (c *ClientWithResponses) RejectApprovalWithBodyWithResponse(ctx context.Context, approval ApprovalParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RejectApprovalResponse, error) {
+	rsp, err := c.RejectApprovalWithBody(ctx, approval, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRejectApprovalResponse(rsp)
+}
+
+// RejectApprovalWithResponse End a request; who asked takes it back in this way
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/approvals/{approval}/reject (the `RejectApproval` operationId).
+func (c *ClientWithResponses) RejectApprovalWithResponse(ctx context.Context, approval ApprovalParam, body RejectApprovalJSONRequestBody, reqEditors ...RequestEditorFn) (*RejectApprovalResponse, error) {
+	rsp, err := c.RejectApproval(ctx, approval, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRejectApprovalResponse(rsp)
+}
+
 // ListAttachedPoliciesWithResponse The policies that count for a certificate or a thing, or that a group has
 //
 // Returns a wrapper object for the known response body format(s).
@@ -18391,6 +21393,19 @@ func (c *ClientWithResponses) GetProofWithResponse(ctx context.Context, serial S
 	return ParseGetProofResponse(rsp)
 }
 
+// GetReceiptWithResponse A receipt that proves the certificate to whoever has the log's verifier key
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/certificates/{serial}/receipt (the `GetReceipt` operationId).
+func (c *ClientWithResponses) GetReceiptWithResponse(ctx context.Context, serial SerialParam, params *GetReceiptParams, reqEditors ...RequestEditorFn) (*GetReceiptResponse, error) {
+	rsp, err := c.GetReceipt(ctx, serial, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetReceiptResponse(rsp)
+}
+
 // RevokeCertificateWithBodyWithResponse Revoke one certificate
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -18545,6 +21560,32 @@ func (c *ClientWithResponses) ExportDocumentsWithResponse(ctx context.Context, k
 		return nil, err
 	}
 	return ParseExportDocumentsResponse(rsp)
+}
+
+// CreateEnrolPasswordWithBodyWithResponse Make a one-time password with which a unit enrols over EST or CMP; shown once
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+func (c *ClientWithResponses) CreateEnrolPasswordWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateEnrolPasswordResponse, error) {
+	rsp, err := c.CreateEnrolPasswordWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateEnrolPasswordResponse(rsp)
+}
+
+// CreateEnrolPasswordWithResponse Make a one-time password with which a unit enrols over EST or CMP; shown once
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
+func (c *ClientWithResponses) CreateEnrolPasswordWithResponse(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateEnrolPasswordResponse, error) {
+	rsp, err := c.CreateEnrolPassword(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateEnrolPasswordResponse(rsp)
 }
 
 // ListFleetCertificatesWithResponse Device certificates that the runtime knows
@@ -18915,6 +21956,19 @@ func (c *ClientWithResponses) GetLogWithResponse(ctx context.Context, reqEditors
 	return ParseGetLogResponse(rsp)
 }
 
+// ListLogLeavesWithResponse What the database has of the log, for whoever checks it against the tiles
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/log/leaves (the `ListLogLeaves` operationId).
+func (c *ClientWithResponses) ListLogLeavesWithResponse(ctx context.Context, params *ListLogLeavesParams, reqEditors ...RequestEditorFn) (*ListLogLeavesResponse, error) {
+	rsp, err := c.ListLogLeaves(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListLogLeavesResponse(rsp)
+}
+
 // GetMeWithResponse Who the token belongs to and what it may do
 //
 // Returns a wrapper object for the known response body format(s).
@@ -19019,6 +22073,19 @@ func (c *ClientWithResponses) CloseOrderWithResponse(ctx context.Context, order 
 	return ParseCloseOrderResponse(rsp)
 }
 
+// ListOrderLeavesWithResponse What the log says of an order
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/orders/{order}/leaves (the `ListOrderLeaves` operationId).
+func (c *ClientWithResponses) ListOrderLeavesWithResponse(ctx context.Context, order OrderParam, params *ListOrderLeavesParams, reqEditors ...RequestEditorFn) (*ListOrderLeavesResponse, error) {
+	rsp, err := c.ListOrderLeaves(ctx, order, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListOrderLeavesResponse(rsp)
+}
+
 // OpenOrderWithResponse Let stations work on an approved order
 //
 // Returns a wrapper object for the known response body format(s).
@@ -19030,6 +22097,19 @@ func (c *ClientWithResponses) OpenOrderWithResponse(ctx context.Context, order O
 		return nil, err
 	}
 	return ParseOpenOrderResponse(rsp)
+}
+
+// GetOrderReportWithResponse The completion report of an order, signed with the log's key
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/orders/{order}/report (the `GetOrderReport` operationId).
+func (c *ClientWithResponses) GetOrderReportWithResponse(ctx context.Context, order OrderParam, reqEditors ...RequestEditorFn) (*GetOrderReportResponse, error) {
+	rsp, err := c.GetOrderReport(ctx, order, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetOrderReportResponse(rsp)
 }
 
 // ListUnitsWithResponse Units of an order
@@ -19537,6 +22617,162 @@ func (c *ClientWithResponses) PutRegistrationWithResponse(ctx context.Context, a
 		return nil, err
 	}
 	return ParsePutRegistrationResponse(rsp)
+}
+
+// ListRevocationPlansWithResponse Plans to revoke in bulk, newest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/revocation-plans (the `ListRevocationPlans` operationId).
+func (c *ClientWithResponses) ListRevocationPlansWithResponse(ctx context.Context, params *ListRevocationPlansParams, reqEditors ...RequestEditorFn) (*ListRevocationPlansResponse, error) {
+	rsp, err := c.ListRevocationPlans(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRevocationPlansResponse(rsp)
+}
+
+// MakeRevocationPlanWithBodyWithResponse Count what an incident covers and keep it as a plan; nothing is revoked
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+func (c *ClientWithResponses) MakeRevocationPlanWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*MakeRevocationPlanResponse, error) {
+	rsp, err := c.MakeRevocationPlanWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMakeRevocationPlanResponse(rsp)
+}
+
+// MakeRevocationPlanWithResponse Count what an incident covers and keep it as a plan; nothing is revoked
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans (the `MakeRevocationPlan` operationId).
+func (c *ClientWithResponses) MakeRevocationPlanWithResponse(ctx context.Context, body MakeRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*MakeRevocationPlanResponse, error) {
+	rsp, err := c.MakeRevocationPlan(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMakeRevocationPlanResponse(rsp)
+}
+
+// GetRevocationPlanWithResponse One plan and how far it came
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/revocation-plans/{plan} (the `GetRevocationPlan` operationId).
+func (c *ClientWithResponses) GetRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*GetRevocationPlanResponse, error) {
+	rsp, err := c.GetRevocationPlan(ctx, plan, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRevocationPlanResponse(rsp)
+}
+
+// AbortRevocationPlanWithResponse Give a plan up; what it did stays
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/abort (the `AbortRevocationPlan` operationId).
+func (c *ClientWithResponses) AbortRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*AbortRevocationPlanResponse, error) {
+	rsp, err := c.AbortRevocationPlan(ctx, plan, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAbortRevocationPlanResponse(rsp)
+}
+
+// ApproveRevocationPlanWithBodyWithResponse Agree to a stage of a plan that somebody else made
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+func (c *ClientWithResponses) ApproveRevocationPlanWithBodyWithResponse(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApproveRevocationPlanResponse, error) {
+	rsp, err := c.ApproveRevocationPlanWithBody(ctx, plan, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveRevocationPlanResponse(rsp)
+}
+
+// ApproveRevocationPlanWithResponse Agree to a stage of a plan that somebody else made
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/approve (the `ApproveRevocationPlan` operationId).
+func (c *ClientWithResponses) ApproveRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, body ApproveRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*ApproveRevocationPlanResponse, error) {
+	rsp, err := c.ApproveRevocationPlan(ctx, plan, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApproveRevocationPlanResponse(rsp)
+}
+
+// ListPlannedCertificatesWithResponse The certificates of a plan as they are now
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/revocation-plans/{plan}/certificates (the `ListPlannedCertificates` operationId).
+func (c *ClientWithResponses) ListPlannedCertificatesWithResponse(ctx context.Context, plan RevocationPlanParam, params *ListPlannedCertificatesParams, reqEditors ...RequestEditorFn) (*ListPlannedCertificatesResponse, error) {
+	rsp, err := c.ListPlannedCertificates(ctx, plan, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPlannedCertificatesResponse(rsp)
+}
+
+// PauseRevocationPlanWithResponse Stop in the middle of a stage
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/pause (the `PauseRevocationPlan` operationId).
+func (c *ClientWithResponses) PauseRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*PauseRevocationPlanResponse, error) {
+	rsp, err := c.PauseRevocationPlan(ctx, plan, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePauseRevocationPlanResponse(rsp)
+}
+
+// ResumeRevocationPlanWithResponse Go on where a plan was paused
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/resume (the `ResumeRevocationPlan` operationId).
+func (c *ClientWithResponses) ResumeRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, reqEditors ...RequestEditorFn) (*ResumeRevocationPlanResponse, error) {
+	rsp, err := c.ResumeRevocationPlan(ctx, plan, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResumeRevocationPlanResponse(rsp)
+}
+
+// RunRevocationPlanWithBodyWithResponse Start a stage; the service works on it
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+func (c *ClientWithResponses) RunRevocationPlanWithBodyWithResponse(ctx context.Context, plan RevocationPlanParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RunRevocationPlanResponse, error) {
+	rsp, err := c.RunRevocationPlanWithBody(ctx, plan, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunRevocationPlanResponse(rsp)
+}
+
+// RunRevocationPlanWithResponse Start a stage; the service works on it
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/revocation-plans/{plan}/run (the `RunRevocationPlan` operationId).
+func (c *ClientWithResponses) RunRevocationPlanWithResponse(ctx context.Context, plan RevocationPlanParam, body RunRevocationPlanJSONRequestBody, reqEditors ...RequestEditorFn) (*RunRevocationPlanResponse, error) {
+	rsp, err := c.RunRevocationPlan(ctx, plan, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunRevocationPlanResponse(rsp)
 }
 
 // CreateRootWithBodyWithResponse Trust a root; its key stays offline
@@ -20137,6 +23373,138 @@ func (c *ClientWithResponses) ListShadowsWithResponse(ctx context.Context, thing
 	return ParseListShadowsResponse(rsp)
 }
 
+// ParseListApprovalsResponse parses an HTTP response from a ListApprovalsWithResponse call
+func ParseListApprovalsResponse(rsp *http.Response) (*ListApprovalsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListApprovalsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ApprovalRequestPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetApprovalResponse parses an HTTP response from a GetApprovalWithResponse call
+func ParseGetApprovalResponse(rsp *http.Response) (*GetApprovalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetApprovalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ApprovalRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseApproveApprovalResponse parses an HTTP response from a ApproveApprovalWithResponse call
+func ParseApproveApprovalResponse(rsp *http.Response) (*ApproveApprovalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ApproveApprovalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ApprovalRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRejectApprovalResponse parses an HTTP response from a RejectApprovalWithResponse call
+func ParseRejectApprovalResponse(rsp *http.Response) (*RejectApprovalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RejectApprovalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ApprovalRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListAttachedPoliciesResponse parses an HTTP response from a ListAttachedPoliciesWithResponse call
 func ParseListAttachedPoliciesResponse(rsp *http.Response) (*ListAttachedPoliciesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -20731,6 +24099,39 @@ func ParseGetProofResponse(rsp *http.Response) (*GetProofResponse, error) {
 	return response, nil
 }
 
+// ParseGetReceiptResponse parses an HTTP response from a GetReceiptWithResponse call
+func ParseGetReceiptResponse(rsp *http.Response) (*GetReceiptResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetReceiptResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LogReceipt
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseRevokeCertificateResponse parses an HTTP response from a RevokeCertificateWithResponse call
 func ParseRevokeCertificateResponse(rsp *http.Response) (*RevokeCertificateResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -20982,6 +24383,39 @@ func ParseExportDocumentsResponse(rsp *http.Response) (*ExportDocumentsResponse,
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateEnrolPasswordResponse parses an HTTP response from a CreateEnrolPasswordWithResponse call
+func ParseCreateEnrolPasswordResponse(rsp *http.Response) (*CreateEnrolPasswordResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateEnrolPasswordResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest EnrolPassword
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
@@ -21622,6 +25056,39 @@ func ParseGetLogResponse(rsp *http.Response) (*GetLogResponse, error) {
 	return response, nil
 }
 
+// ParseListLogLeavesResponse parses an HTTP response from a ListLogLeavesWithResponse call
+func ParseListLogLeavesResponse(rsp *http.Response) (*ListLogLeavesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListLogLeavesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LogLeafPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetMeResponse parses an HTTP response from a GetMeWithResponse call
 func ParseGetMeResponse(rsp *http.Response) (*GetMeResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -21820,6 +25287,39 @@ func ParseCloseOrderResponse(rsp *http.Response) (*CloseOrderResponse, error) {
 	return response, nil
 }
 
+// ParseListOrderLeavesResponse parses an HTTP response from a ListOrderLeavesWithResponse call
+func ParseListOrderLeavesResponse(rsp *http.Response) (*ListOrderLeavesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListOrderLeavesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LogLeafPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseOpenOrderResponse parses an HTTP response from a OpenOrderWithResponse call
 func ParseOpenOrderResponse(rsp *http.Response) (*OpenOrderResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -21836,6 +25336,39 @@ func ParseOpenOrderResponse(rsp *http.Response) (*OpenOrderResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Order
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetOrderReportResponse parses an HTTP response from a GetOrderReportWithResponse call
+func ParseGetOrderReportResponse(rsp *http.Response) (*GetOrderReportResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetOrderReportResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Envelope
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -22793,6 +26326,303 @@ func ParsePutRegistrationResponse(rsp *http.Response) (*PutRegistrationResponse,
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest RegistrationRule
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListRevocationPlansResponse parses an HTTP response from a ListRevocationPlansWithResponse call
+func ParseListRevocationPlansResponse(rsp *http.Response) (*ListRevocationPlansResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRevocationPlansResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlanPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseMakeRevocationPlanResponse parses an HTTP response from a MakeRevocationPlanWithResponse call
+func ParseMakeRevocationPlanResponse(rsp *http.Response) (*MakeRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &MakeRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRevocationPlanResponse parses an HTTP response from a GetRevocationPlanWithResponse call
+func ParseGetRevocationPlanResponse(rsp *http.Response) (*GetRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAbortRevocationPlanResponse parses an HTTP response from a AbortRevocationPlanWithResponse call
+func ParseAbortRevocationPlanResponse(rsp *http.Response) (*AbortRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AbortRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseApproveRevocationPlanResponse parses an HTTP response from a ApproveRevocationPlanWithResponse call
+func ParseApproveRevocationPlanResponse(rsp *http.Response) (*ApproveRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ApproveRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListPlannedCertificatesResponse parses an HTTP response from a ListPlannedCertificatesWithResponse call
+func ParseListPlannedCertificatesResponse(rsp *http.Response) (*ListPlannedCertificatesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPlannedCertificatesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PlannedCertificatePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePauseRevocationPlanResponse parses an HTTP response from a PauseRevocationPlanWithResponse call
+func ParsePauseRevocationPlanResponse(rsp *http.Response) (*PauseRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PauseRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResumeRevocationPlanResponse parses an HTTP response from a ResumeRevocationPlanWithResponse call
+func ParseResumeRevocationPlanResponse(rsp *http.Response) (*ResumeRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResumeRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRunRevocationPlanResponse parses an HTTP response from a RunRevocationPlanWithResponse call
+func ParseRunRevocationPlanResponse(rsp *http.Response) (*RunRevocationPlanResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RunRevocationPlanResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RevocationPlan
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

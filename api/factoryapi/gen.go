@@ -116,6 +116,19 @@ type Problem struct {
 	AdditionalProperties map[string]interface{} `json:"-"`
 }
 
+// ReceiptAnswer defines model for ReceiptAnswer.
+type ReceiptAnswer struct {
+	// LogKey The log's verifier key; a station keeps the first that it sees.
+	LogKey   string           `json:"log_key"`
+	Receipts []StationReceipt `json:"receipts"`
+}
+
+// ReceiptRequest defines model for ReceiptRequest.
+type ReceiptRequest struct {
+	// Serials Serial numbers, hexadecimal.
+	Serials []string `json:"serials"`
+}
+
 // RenewRequest defines model for RenewRequest.
 type RenewRequest struct {
 	Csr []byte `json:"csr"`
@@ -134,6 +147,13 @@ type StationCertificate struct {
 	Tenant  string   `json:"tenant"`
 }
 
+// StationReceipt defines model for StationReceipt.
+type StationReceipt struct {
+	// Receipt JSON: leaf, proof and checkpoint, as docs/transparency.md describes.
+	Receipt []byte `json:"receipt"`
+	Serial  string `json:"serial"`
+}
+
 // Order defines model for order.
 type Order = string
 
@@ -144,6 +164,9 @@ type IssueSimpleParams struct {
 
 // EnrolStationJSONRequestBody defines body for EnrolStation for application/json ContentType.
 type EnrolStationJSONRequestBody = EnrolRequest
+
+// FetchReceiptsJSONRequestBody defines body for FetchReceipts for application/json ContentType.
+type FetchReceiptsJSONRequestBody = ReceiptRequest
 
 // RenewStationJSONRequestBody defines body for RenewStation for application/json ContentType.
 type RenewStationJSONRequestBody = RenewRequest
@@ -419,6 +442,20 @@ type ClientInterface interface {
 	// Corresponds with POST /factory/v1/orders/{order}/issue (the `IssueSimple` operationId).
 	IssueSimpleWithBody(ctx context.Context, order Order, params *IssueSimpleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// FetchReceiptsWithBody Receipts of the transparency log for certificates that this station asked for
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+	FetchReceiptsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// FetchReceipts Receipts of the transparency log for certificates that this station asked for
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+	FetchReceipts(ctx context.Context, body FetchReceiptsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RenewStationWithBody Renew the station's own certificate with a new key
 	//
 	// Takes any type of body and a specified content type.
@@ -520,6 +557,40 @@ func (c *Client) GetFactoryOrder(ctx context.Context, order Order, reqEditors ..
 // Corresponds with POST /factory/v1/orders/{order}/issue (the `IssueSimple` operationId).
 func (c *Client) IssueSimpleWithBody(ctx context.Context, order Order, params *IssueSimpleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewIssueSimpleRequestWithBody(c.Server, order, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FetchReceiptsWithBody Receipts of the transparency log for certificates that this station asked for
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+func (c *Client) FetchReceiptsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFetchReceiptsRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FetchReceipts Receipts of the transparency log for certificates that this station asked for
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+func (c *Client) FetchReceipts(ctx context.Context, body FetchReceiptsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFetchReceiptsRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -757,6 +828,46 @@ func NewIssueSimpleRequestWithBody(server string, order Order, params *IssueSimp
 	return req, nil
 }
 
+// NewFetchReceiptsRequest calls the generic FetchReceipts builder with application/json body
+func NewFetchReceiptsRequest(server string, body FetchReceiptsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewFetchReceiptsRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewFetchReceiptsRequestWithBody constructs an http.Request for the FetchReceipts method, with any body, and a specified content type
+func NewFetchReceiptsRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/factory/v1/receipts")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewRenewStationRequest calls the generic RenewStation builder with application/json body
 func NewRenewStationRequest(server string, body RenewStationJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -951,6 +1062,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /factory/v1/orders/{order}/issue (the `IssueSimple` operationId).
 	IssueSimpleWithBodyWithResponse(ctx context.Context, order Order, params *IssueSimpleParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueSimpleResponse, error)
 
+	// FetchReceiptsWithBodyWithResponse Receipts of the transparency log for certificates that this station asked for
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+	FetchReceiptsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FetchReceiptsResponse, error)
+
+	// FetchReceiptsWithResponse Receipts of the transparency log for certificates that this station asked for
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+	FetchReceiptsWithResponse(ctx context.Context, body FetchReceiptsJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchReceiptsResponse, error)
+
 	// RenewStationWithBodyWithResponse Renew the station's own certificate with a new key
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1133,6 +1258,54 @@ func (r IssueSimpleResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r IssueSimpleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type FetchReceiptsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ReceiptAnswer
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r FetchReceiptsResponse) GetJSON200() *ReceiptAnswer {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r FetchReceiptsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r FetchReceiptsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r FetchReceiptsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r FetchReceiptsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r FetchReceiptsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -1337,6 +1510,32 @@ func (c *ClientWithResponses) IssueSimpleWithBodyWithResponse(ctx context.Contex
 	return ParseIssueSimpleResponse(rsp)
 }
 
+// FetchReceiptsWithBodyWithResponse Receipts of the transparency log for certificates that this station asked for
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+func (c *ClientWithResponses) FetchReceiptsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FetchReceiptsResponse, error) {
+	rsp, err := c.FetchReceiptsWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFetchReceiptsResponse(rsp)
+}
+
+// FetchReceiptsWithResponse Receipts of the transparency log for certificates that this station asked for
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /factory/v1/receipts (the `FetchReceipts` operationId).
+func (c *ClientWithResponses) FetchReceiptsWithResponse(ctx context.Context, body FetchReceiptsJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchReceiptsResponse, error) {
+	rsp, err := c.FetchReceipts(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFetchReceiptsResponse(rsp)
+}
+
 // RenewStationWithBodyWithResponse Renew the station's own certificate with a new key
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1522,6 +1721,39 @@ func ParseIssueSimpleResponse(rsp *http.Response) (*IssueSimpleResponse, error) 
 			headers.HallmarkUnit = &value
 		}
 		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseFetchReceiptsResponse parses an HTTP response from a FetchReceiptsWithResponse call
+func ParseFetchReceiptsResponse(rsp *http.Response) (*FetchReceiptsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &FetchReceiptsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ReceiptAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
 	}
 
 	return response, nil

@@ -77,6 +77,7 @@ func TestAdminCommands_ShowAndDo(t *testing.T) {
 		{access.Platform, "principal create ci --role auditor --days 3", 0, "hmk_"},
 		{access.Platform, "principal disable ci", 0, "ci is disabled"},
 		{access.CMManager, "station-code create --station st-9 --site here", 0, "HMK1-TEST"},
+		{access.CMManager, "enrol password create --unit LMP-9 --profile ldevid", 0, "test-password"},
 		{access.CMManager, "stations list", 0, webtest.Station},
 		{access.CMManager, "stations revoke " + webtest.Station + " --note stolen", 0, "Station " + webtest.Station},
 		{access.FleetOperator, "thing list --attribute model --value LMP", 0, webtest.Unit},

@@ -48,8 +48,9 @@ func newApplyCmd(g *globals) *cobra.Command {
 		Use: "apply -f FILE|DIR", Short: "Make templates, policies, groups and the like as files say", Args: cobra.NoArgs,
 		Long: `Apply documents in YAML: what differs is shown, asked about, and changed in one
 transaction. What no document names stays as it is; nothing is deleted. A change that
-takes a right which you lack is left to somebody who has it and applies the same files;
-an order becomes a draft that another person approves.
+is dangerous, or takes a right which you lack, is not made: it becomes an approval
+request, which somebody else looks at and approves with hallmark approval. An order
+becomes a draft that another person approves with a key.
 
 Exit code: 0 when there is nothing to do or it was done, 1 when something was refused,
 2 for a mistake on the command line, 3 when --dry-run found changes. docs/apply.md has
@@ -80,7 +81,7 @@ an example of every kind.`,
 				return g.refusedDocuments(a.StatusCode(), a.Body)
 			}
 			plan := a.JSON200
-			if dry || plan.Todo == 0 {
+			if dry || plan.Todo+plan.Waiting == 0 {
 				if err := g.print(plan, func(w io.Writer) { showPlan(w, plan, colours(w)) }); err != nil {
 					return err
 				}
@@ -93,7 +94,14 @@ an example of every kind.`,
 				showPlan(g.Out, plan, colours(g.Out))
 			}
 			if !yes {
-				fmt.Fprintf(g.Err, "\nApply %s? Type yes: ", documents(plan.Todo))
+				question := "Apply " + documents(plan.Todo)
+				if plan.Waiting > 0 {
+					question += " and ask for the approval of " + documents(plan.Waiting)
+				}
+				if plan.Todo == 0 {
+					question = "Ask for the approval of " + documents(plan.Waiting)
+				}
+				fmt.Fprintf(g.Err, "\n%s? Type yes: ", question)
 				line, _ := bufio.NewReader(g.In).ReadString('\n')
 				if strings.TrimSpace(line) != "yes" {
 					return errNotApplied.New("")
@@ -211,6 +219,17 @@ func documents(n int) string {
 // showPlan is the plan for people: what is created and changed with its fields,
 // what waits for whom, and in one line what is as it should be.
 func showPlan(w io.Writer, p *adminapi.Plan, c palette) {
+	showDifference(w, p, c)
+	switch {
+	case p.Todo > 0:
+	case p.Waiting > 0:
+		fmt.Fprintln(w, "Nothing to do for you but to ask for approval.")
+	default:
+		fmt.Fprintln(w, "Nothing to do.")
+	}
+}
+
+func showDifference(w io.Writer, p *adminapi.Plan, c palette) {
 	for _, i := range p.Items {
 		mark, colour := "~", c.change
 		switch {
@@ -227,7 +246,11 @@ func showPlan(w io.Writer, p *adminapi.Plan, c palette) {
 		if colour == "" {
 			off = ""
 		}
-		fmt.Fprintf(w, "%s%s %-9s %s %s%s  (%s:%d)\n", colour, mark, i.Action, visible(i.Kind), visible(i.Name), off, visible(i.File), i.Line)
+		at := fmt.Sprintf("  (%s:%d)", visible(i.File), i.Line)
+		if i.File == i.Kind+" "+i.Name { // of a request
+			at = ""
+		}
+		fmt.Fprintf(w, "%s%s %-9s %s %s%s%s\n", colour, mark, i.Action, visible(i.Kind), visible(i.Name), off, at)
 		for _, ch := range i.Changes {
 			if ch.Before != "" {
 				fmt.Fprintf(w, "    %s- %s: %s%s\n", c.del, visible(ch.Path), visible(ch.Before), c.off)
@@ -239,24 +262,27 @@ func showPlan(w io.Writer, p *adminapi.Plan, c palette) {
 		for _, n := range i.Notes {
 			fmt.Fprintf(w, "    note: %s\n", visible(n))
 		}
+		if i.Dangerous != "" && i.Waits == "" {
+			fmt.Fprintf(w, "    dangerous: %s\n", visible(i.Dangerous))
+		}
 		showNext(w, &i)
 	}
 	if p.Unchanged > 0 {
 		fmt.Fprintf(w, "= unchanged %s\n", documents(p.Unchanged))
-	}
-	switch {
-	case p.Todo > 0:
-	case p.Waiting > 0:
-		fmt.Fprintln(w, "Nothing to do for you.")
-	default:
-		fmt.Fprintln(w, "Nothing to do.")
 	}
 }
 
 // showNext says whom a document waits for and with which command.
 func showNext(w io.Writer, i *adminapi.PlanItem) {
 	if i.Waits != "" {
-		fmt.Fprintf(w, "    waits: for somebody with the right %s (%s), who applies the same files\n", visible(i.Waits), visible(strings.Join(i.Roles, ", ")))
+		who, why := "somebody", ""
+		switch {
+		case i.Dangerous != "":
+			who, why = "a second person", ": "+i.Dangerous+" is dangerous"
+		case i.After != "":
+			why = ", together with " + i.After
+		}
+		fmt.Fprintf(w, "    waits: for %s with the right %s (%s)%s\n", who, visible(i.Waits), visible(strings.Join(i.Roles, ", ")), visible(why))
 		return
 	}
 	for _, n := range i.Next {
@@ -265,16 +291,35 @@ func showNext(w io.Writer, i *adminapi.PlanItem) {
 }
 
 func showApplied(w io.Writer, p *adminapi.Plan) {
-	fmt.Fprintf(w, "Applied %s.\n", documents(p.Todo))
+	if p.Todo > 0 || len(p.Requests) == 0 {
+		fmt.Fprintf(w, "Applied %s.\n", documents(p.Todo))
+	}
+	showSecrets(w, p)
+	for _, i := range p.Items {
+		if i.Waits == "" && len(i.Next) > 0 {
+			fmt.Fprintf(w, "%s %s\n", visible(i.Kind), visible(i.Name))
+			showNext(w, &i)
+		}
+	}
+	for _, r := range p.Requests {
+		asked := "Asked for the approval of " + documents(r.Documents)
+		if r.Again {
+			asked = "The approval of " + documents(r.Documents) + " was asked for already, by " + visible(r.AskedBy)
+		}
+		fmt.Fprintf(w, "%s: request %s, open until %s.\n", asked, visible(r.Id), r.ExpiresAt.UTC().Format("2006-01-02 15:04 MST"))
+		switch word := shellWord(r.Id); {
+		case len(r.Roles) == 0:
+			fmt.Fprintln(w, "    no role has the rights for it: apply its documents one at a time")
+		default:
+			fmt.Fprintf(w, "    then: somebody other than %s (%s): hallmark approval approve %s\n", visible(r.AskedBy), visible(strings.Join(r.Roles, ", ")), word)
+		}
+	}
+}
+
+func showSecrets(w io.Writer, p *adminapi.Plan) {
 	for _, i := range p.Items {
 		if i.Secret != "" {
 			fmt.Fprintf(w, "Secret of the hook %s, shown this once: %s\n", visible(i.Name), visible(i.Secret))
-		}
-	}
-	for _, i := range p.Items {
-		if i.Waits != "" || len(i.Next) > 0 {
-			fmt.Fprintf(w, "%s %s\n", visible(i.Kind), visible(i.Name))
-			showNext(w, &i)
 		}
 	}
 }

@@ -32,8 +32,9 @@ func TestApplyCommand_ShowsAsksAndDoes(t *testing.T) {
 	}{
 		{access.Platform, "", []string{"-f", dir, "--dry-run"}, exitChanges, []string{
 			"~ change    Policy lamp-default  (a.yaml:3)\n", "    - document.Statement[0].Effect: \"Allow\"\n    + document.Statement[0].Effect: \"Deny\"\n    + document.Id: \"x\"\n", "note: it is attached to groups",
-			"? create    Hook erp", "waits: for somebody with the right hook.put (platform)", "then: hallmark order approve " + webtest.Draft + " --key URI", "= unchanged 2 documents"}, "plan"},
-		{access.Platform, "yes\n", []string{"-f", dir}, 0, []string{"Apply one document? Type yes: ", "Applied one document.", "hallmark order approve"}, "plan apply"},
+			"? create    Hook erp", "waits: for a second person with the right hook.put (platform): a hook's target is dangerous", "then: hallmark order approve " + webtest.Draft + " --key URI", "= unchanged 2 documents"}, "plan"},
+		{access.Platform, "yes\n", []string{"-f", dir}, 0, []string{"Apply one document and ask for the approval of one document? Type yes: ", "Applied one document.", "hallmark order approve",
+			"Asked for the approval of one document: request " + webtest.Approval, "then: somebody other than wei (platform): hallmark approval approve " + webtest.Approval}, "plan apply"},
 		{access.Platform, "y\n", []string{"-f", dir}, 1, []string{"cli-not-applied"}, "plan"},
 		{access.Platform, "", []string{"-f", dir}, 1, []string{"cli-not-applied"}, "plan"},
 		{access.Platform, "", []string{"-f", dir, "--yes", "--json"}, 0, []string{`"applied": true`}, "plan apply"},

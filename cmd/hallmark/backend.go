@@ -41,14 +41,17 @@ type backend struct {
 	keys  *hsm.Keyring
 	prov  *provisioner.Provisioner
 	crl   *crl.Service
+	blast *crl.Blast
 	lists *crl.Publisher
 	set   *crl.Set
 	reg   *registry.Registry
 	tlog  *tlog.Log
+	logs  *logKeeper // nil in tests without a service
 
 	jobs    *jobs.Service
 	shadows *shadow.Service
 	claims  *bootstrap.Claims
+	enrol   *bootstrap.Enroller // makes one-time passwords
 
 	certs *certifier // of the doors and the OCSP responders; nil in tests without doors
 	now   func() time.Time
@@ -80,7 +83,7 @@ func (b *backend) web() web.Backend {
 	b.facts, b.counts = map[listKey]listFacts{}, map[string]keptCounts{}
 	b.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: b.db, Log: b.log, Now: b.now})
 	b.approvers = b.pinned()
-	return web.Backend{Orders: b, Stations: b, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Shadows: b, Plans: b.plans(), Log: b, Health: b}
+	return web.Backend{Orders: b, Stations: b, Enrolment: enrolAPI{b}, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Shadows: b, Plans: b.plans(), Revocations: revocationAPI{b}, Log: b, Health: b}
 }
 
 // ceremony prepares a step with the key of an issuing authority.

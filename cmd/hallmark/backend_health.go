@@ -80,6 +80,7 @@ func (b *backend) Summary(ctx context.Context, s access.Scope) (adminapi.Summary
 	b.checkLists(s, c)
 	b.checkSet(c)
 	b.checkLog(ctx, c)
+	b.logs.health(c)
 	if slices.Contains(b.cfg.Fleet.AnyClient, s.Tenant) {
 		c.add("client identifiers", "warning", "A device may connect under any client identifier that its policies allow, and end the session of who has it.", "Remove the tenant from fleet.any_client.")
 	}
@@ -227,6 +228,8 @@ func (b *backend) checkTokens(ctx context.Context, c *checks) {
 	for _, h := range b.tokenHealth(ctx) {
 		name := "token " + h.Token.Label
 		switch {
+		case h.State != hsm.StateUp && b.keys.Covered(h):
+			c.add(name, "warning", "It does not answer; another token serves its keys.", "Bring the token back; its return is noticed.")
 		case h.State == hsm.StateRefused:
 			c.add(name, "failing", "It refused the PIN.", "Correct the PIN source, then restart.")
 		case h.State != hsm.StateUp:
@@ -237,6 +240,7 @@ func (b *backend) checkTokens(ctx context.Context, c *checks) {
 			c.add(name, "ok", "", "")
 		}
 	}
+	b.checkGroups(c)
 }
 
 func (b *backend) tokenHealth(ctx context.Context) []hsm.TokenHealth {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	merkle "golang.org/x/mod/sumdb/tlog"
 
@@ -84,16 +83,6 @@ func (b *backend) PutRootList(ctx context.Context, by access.Actor, authority st
 	}
 	b.log.InfoContext(ctx, "root list published", "authority", authority, "number", h.Number, "by", by.String())
 	return b.listView(ctx, h, a.ListBase())
-}
-
-// LogState implements [web.Log]. A log that nothing was written to yet is empty
-// and not a failure.
-func (b *backend) LogState(ctx context.Context, _ access.Scope) (adminapi.LogState, error) {
-	c, err := b.tlog.Checkpoint(ctx)
-	if err != nil && !errors.Is(err, tlog.ErrPending) {
-		return adminapi.LogState{}, err
-	}
-	return adminapi.LogState{Size: c.Size, Root: c.Root[:], Checkpoint: string(c.Note)}, nil
 }
 
 // Proof implements [web.Log]. It is verified before it is given away.

@@ -22,8 +22,15 @@ func (b *backend) plans() web.Plans {
 	return planAPI{declare.New(declare.Config{
 		Kinds: []declare.Kind{hookKind{b}, templateKind{b}, fleetTemplateKind{b}, policyKind{policyAPI{b}}, thingTypeKind{b},
 			groupDocKind{b, registry.ThingGroup}, groupDocKind{b, registry.BillingGroup}, registeredCAKind{quiet}, registrationKind{quiet}, orderKind{b}},
-		Atomic: b.db.Atomic, Log: b.log,
+		Atomic: b.db.Atomic, Requests: b.db, Gone: b.gone, Log: b.log, Now: b.now,
 	})}
+}
+
+// gone tells whether a principal's access was ended. Names are never removed; who
+// is not a principal here has none to lose.
+func (b *backend) gone(ctx context.Context, s access.Scope, name string) (bool, error) {
+	p, known, err := absent(b.db.Principal(ctx, s, name))
+	return known && !p.Live(b.now()), err
 }
 
 func declaredFiles(in []adminapi.DocumentFile) []declare.File {
@@ -34,10 +41,13 @@ func planView(p *declare.Plan) adminapi.Plan {
 	v := adminapi.Plan{Hash: p.Hash, Applied: p.Applied}
 	v.Todo, v.Waiting, v.Unchanged = p.Count()
 	v.Items = mapped(p.Items, func(i *declare.Item) adminapi.PlanItem {
-		return adminapi.PlanItem{Kind: i.Kind, Name: i.Name, File: i.File, Line: i.Line, Action: i.Action, Notes: i.Notes, Next: i.Next, Waits: i.Waits, Roles: i.Roles, Secret: i.Secret,
+		return adminapi.PlanItem{Kind: i.Kind, Name: i.Name, File: i.File, Line: i.Line, Action: i.Action, Notes: i.Notes, Next: i.Next, Waits: i.Waits, Roles: i.Roles, Dangerous: i.Dangerous, After: i.After, Secret: i.Secret,
 			Changes: mapped(i.Changes, func(c *declare.Change) adminapi.PlanChange {
 				return adminapi.PlanChange{Path: c.Path, Before: c.Before, After: c.After}
 			})}
+	})
+	v.Requests = mapped(p.Requests, func(r *declare.Asked) adminapi.PlanRequestMade {
+		return adminapi.PlanRequestMade{Id: r.ID, Documents: r.Documents, Roles: r.Roles, AskedBy: r.AskedBy, ExpiresAt: r.ExpiresAt, Again: r.Again}
 	})
 	return v
 }

@@ -89,6 +89,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 				return uplink.VerifyCommit(pub, uplink.CommitMessage(nonce, unit, der), sig)
 			}}),
 		crl:      crl.New(crl.Config{Store: f.DB}),
+		blast:    crl.NewBlast(crl.BlastConfig{Store: f.DB, Service: crl.New(crl.Config{Store: f.DB})}),
 		lists:    crl.NewPublisher(crl.PublisherConfig{Store: f.DB, CA: f.CA, Set: set}),
 		reloaded: func(ctx context.Context) error { n.reloads++; return n.lists.Sweep(ctx) },
 	}

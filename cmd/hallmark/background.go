@@ -19,7 +19,11 @@ import (
 func (s *Server) background(ctx context.Context) {
 	s.wg.Go(func() { s.set.Run(ctx) })
 	s.wg.Go(func() { s.lists.Run(ctx) })
+	s.runLists(ctx)
 	s.wg.Go(func() { s.integrate(ctx) })
+	s.wg.Go(func() { s.blast.Run(ctx) })
+	s.wg.Go(func() { s.watchRevoked(ctx) })
+	s.wg.Go(func() { s.logs.run(ctx) })
 	s.fleet.run(ctx, &s.wg)
 	s.fleet.spread(ctx, s, &s.wg)
 	s.wg.Go(func() { s.db.FollowRegistry(ctx, 0) })
@@ -77,6 +81,7 @@ func (s *Server) checkpoint(ctx context.Context) {
 		}
 		return
 	}
+	s.logs.made(c)
 	if bytes.Equal(c.Note, s.kept) {
 		return
 	}

@@ -98,7 +98,7 @@ generator of another process.`,
 	f.StringVar(&b.database, "db", "", "sqlite (default) or a postgres:// URL of an empty database")
 	f.BoolVar(&b.serve, "serve", false, "only serve, and describe the service in DIR/bench.json")
 	f.StringVar(&b.dir, "dir", "", "directory; default a temporary one")
-	cmd.AddCommand(issue, newBenchMQTTCmd(g))
+	cmd.AddCommand(issue, newBenchMQTTCmd(g), newBenchCRLCmd(g), newBenchOCSPCmd(g), newBenchFilterCmd(g), newBenchSignCmd(g))
 	return cmd
 }
 

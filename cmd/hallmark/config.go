@@ -66,6 +66,8 @@ type Config struct {
 	Lists ListsConfig `yaml:"lists"`
 	// Fleet configures how devices are registered.
 	Fleet FleetConfig `yaml:"fleet"`
+	// Enrolment switches the standard protocols on.
+	Enrolment EnrolmentConfig `yaml:"enrolment"`
 	// MQTT configures the broker.
 	MQTT MQTTConfig `yaml:"mqtt"`
 	// Privacy says what is kept about devices, and for how long.
@@ -107,15 +109,31 @@ type ApproverConfig struct {
 type TokensConfig struct {
 	Sessions int `yaml:"sessions"` // per token; 0 picks min(cores, 4)
 	// Modules are the PKCS#11 libraries that a key's URI may name. A library is
-	// code that runs in the service, so production mode loads no other; empty
+	// code that runs as the service, so production mode loads no other; empty
 	// means any in development.
 	Modules []string `yaml:"modules"`
+	// Direct loads the libraries into the service instead of a process of each
+	// one's own: a crash of one is then the service's.
+	Direct bool `yaml:"direct"`
+	// Environment names the variables that the libraries' processes get besides
+	// those that every one does.
+	Environment []string `yaml:"environment"`
+	// Groups are the keys that more than one token holds.
+	Groups []TokenGroup `yaml:"groups"`
 }
 
 // ListsConfig configures CRLs.
 type ListsConfig struct {
 	Validity Duration `yaml:"validity"` // default 168h; a list is renewed at half of it
 	Shards   int      `yaml:"shards"`   // of newly made authorities; default 1
+	// Deltas publishes a delta list beside every list.
+	Deltas bool `yaml:"deltas"`
+	// Filters makes compact filters of this age; 0 makes none.
+	Filters Duration `yaml:"filters"`
+	// Destinations are places that lists are sent to, besides the public listener.
+	Destinations []DestinationConfig `yaml:"destinations"`
+	// Import are lists of other CAs, whose devices were brought along.
+	Import []ImportConfig `yaml:"import"`
 }
 
 // FleetConfig configures how devices are registered. Production mode refuses the
@@ -131,6 +149,51 @@ type FleetConfig struct {
 	// that their policies allow, where the rule is the thing's name, or that and a
 	// number (S25). The summary warns of it.
 	AnyClient []string `yaml:"any_client"`
+	// DarkLane lets devices come back whose operational certificate has expired.
+	DarkLane DarkLaneConfig `yaml:"dark_lane"`
+}
+
+// DarkLaneConfig bounds the dark-device lane; without a policy there is none.
+type DarkLaneConfig struct {
+	Policy   string   `yaml:"policy"`   // what a device may do in quarantine; "" means off
+	Within   Duration `yaml:"within"`   // since the end of the certificate; default 720h
+	PerDay   int64    `yaml:"per_day"`  // devices of a tenant; default 100
+	Groups   []string `yaml:"groups"`   // of which a thing must be in one; none means all things
+	Profiles []string `yaml:"profiles"` // that may have expired; default ldevid, also idevid
+}
+
+// complete fills defaults.
+func (c *DarkLaneConfig) complete() error {
+	if c.Policy == "" {
+		if c.Within != 0 || c.PerDay != 0 || len(c.Groups)+len(c.Profiles) > 0 {
+			return errConfig.New("fleet.dark_lane: policy is missing; without it there is no lane.")
+		}
+		return nil
+	}
+	if c.Within == 0 {
+		c.Within = Duration(30 * 24 * time.Hour)
+	}
+	if d := time.Duration(c.Within); d < time.Hour || d > 10*365*24*time.Hour {
+		return errConfig.New("fleet.dark_lane.within: %s is not 1h to 87600h.", d)
+	}
+	if c.PerDay == 0 {
+		c.PerDay = 100
+	}
+	if c.PerDay < 1 || c.PerDay > 1_000_000 {
+		return errConfig.New("fleet.dark_lane.per_day: %d is not 1 to 1000000.", c.PerDay)
+	}
+	if len(c.Profiles) == 0 {
+		c.Profiles = []string{string(profile.LDevID)}
+	}
+	for _, p := range c.Profiles {
+		if p != string(profile.LDevID) && p != string(profile.IDevID) {
+			return errConfig.New("fleet.dark_lane.profiles: %q is neither ldevid nor idevid.", p)
+		}
+	}
+	if !slices.Contains(c.Profiles, string(profile.LDevID)) {
+		return errConfig.New("fleet.dark_lane.profiles: ldevid is missing; a device comes back with its operational certificate.")
+	}
+	return nil
 }
 
 // PrivacyConfig says what is kept about devices, and what others can see (S43).
@@ -153,6 +216,19 @@ type PrivacyConfig struct {
 // LogConfig configures the transparency log.
 type LogConfig struct {
 	Origin string `yaml:"origin"` // its name in checkpoints; default from base_url
+	// Publish is a directory to which the log is written as static files, for a
+	// web server or CDN; empty leaves it out.
+	Publish string `yaml:"publish"`
+	// PublishEvery is how often that is done, and how often witnesses are asked;
+	// default 10s.
+	PublishEvery Duration `yaml:"publish_every"`
+	// Witnesses sign checkpoints that extend what they signed before (C2SP
+	// tlog-witness); Quorum of them must sign before one is published, default all.
+	Witnesses []WitnessConfig `yaml:"witnesses"`
+	Quorum    int             `yaml:"quorum"`
+	// CheckpointFiles are on storage that a restored backup does not replace: the
+	// newest checkpoint is written there, and compared with the log at the start (S34).
+	CheckpointFiles []string `yaml:"checkpoint_files"`
 }
 
 // Duration is a Go duration in YAML.
@@ -209,7 +285,7 @@ func parseConfig(b []byte, dir string) (*Config, error) {
 
 // nearest suggests the key that was probably meant.
 func nearest(key, typeName string) string {
-	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, ListsConfig{}, FleetConfig{}, MQTTConfig{}, PrivacyConfig{}, FabricConfig{}, FabricTLS{}, LogConfig{}} {
+	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, TokenGroup{}, ListsConfig{}, DestinationConfig{}, ImportConfig{}, FleetConfig{}, DarkLaneConfig{}, EnrolmentConfig{}, ESTConfig{}, CMPConfig{}, MQTTConfig{}, PrivacyConfig{}, FabricConfig{}, FabricTLS{}, LogConfig{}, WitnessConfig{}} {
 		if t := reflect.TypeOf(v); t.Name() == typeName {
 			var names []string
 			for i := range t.NumField() {
@@ -284,7 +360,16 @@ func (c *Config) complete() error {
 	if c.Tokens.Sessions < 0 || c.Tokens.Sessions > 256 {
 		return errConfig.New("tokens.sessions: %d is not 0 to 256.", c.Tokens.Sessions)
 	}
+	if _, err := c.groups(); err != nil {
+		return err
+	}
+	if err := c.Enrolment.complete(); err != nil {
+		return err
+	}
 	if _, err := c.MQTT.limits(); err != nil {
+		return err
+	}
+	if err := c.Fleet.DarkLane.complete(); err != nil {
 		return err
 	}
 	if c.Lists.Validity == 0 {
@@ -292,6 +377,9 @@ func (c *Config) complete() error {
 	}
 	if d := time.Duration(c.Lists.Validity); d < 10*time.Minute || d > 90*24*time.Hour {
 		return errConfig.New("lists.validity: %s is not 10m to 2160h.", d)
+	}
+	if d := time.Duration(c.Lists.Filters); d != 0 && (d < time.Hour || d > 7*24*time.Hour) {
+		return errConfig.New("lists.filters: %s is not 1h to 168h.", d)
 	}
 	if c.Lists.Shards == 0 {
 		c.Lists.Shards = 1
@@ -317,6 +405,9 @@ func (c *Config) complete() error {
 	def(&c.Log.Origin, strings.TrimPrefix(c.BaseURL, "http://")+"/log")
 	if strings.ContainsAny(c.Log.Origin, " +\n") {
 		return errConfig.New("log.origin: %q has a space or a plus sign.", c.Log.Origin)
+	}
+	if err := c.Log.complete(c.dir); err != nil {
+		return err
 	}
 	for i, a := range c.NTP {
 		if _, _, err := net.SplitHostPort(a); err != nil {

@@ -33,6 +33,17 @@ func (c registeredCASpec) Public() declare.Spec {
 	return c
 }
 
+// Needs has it wait with its template.
+func (c registeredCASpec) Needs(string) []declare.Ref {
+	return []declare.Ref{{Kind: "Template", Name: c.Template}}
+}
+
+// admits tells whether somebody else's CA lets devices in.
+func (c registeredCASpec) admits() (active, registers bool) {
+	active = c.Certificate != "" && c.Status == string(registry.CAActive)
+	return active, active && c.AutoRegistration
+}
+
 type registeredCAKind struct{ registrationAPI }
 
 func (registeredCAKind) Name() string        { return "RegisteredCA" }
@@ -108,13 +119,28 @@ func (k registeredCAKind) Judge(_ context.Context, _ access.Scope, name string, 
 	if _, err := registry.ParseCertificateID(name); err == nil && id != name || err != nil && id != "" {
 		return declare.Verdict{}, declare.ErrField.New("metadata.name: a CA that was brought along has the name %s and its certificate, one of ours the authority's name alone.", id)
 	}
+	// An authority of ours is known already: its certificates are counted, limited and
+	// revoked here. What others sign is not.
 	if was == nil {
-		return declare.Verdict{Rights: []access.Action{access.RegisterCA}, Notes: []string{alone("the registration of a CA")}}, nil
+		v := declare.Verdict{Rights: []access.Action{access.RegisterCA}}
+		if w.Certificate != "" {
+			v.Dangerous = "the registration of another's CA"
+		}
+		return v, nil
 	}
 	if was.(registeredCASpec).Mode != w.Mode {
 		return declare.Verdict{}, declare.ErrImmutable.New("A registered CA keeps its mode.").With("path", "mode")
 	}
-	return declare.Verdict{Rights: []access.Action{access.UpdateRegisteredCA}}, nil
+	v := declare.Verdict{Rights: []access.Action{access.UpdateRegisteredCA}}
+	hadActive, hadAuto := was.(registeredCASpec).admits()
+	active, auto := w.admits()
+	switch {
+	case active && !hadActive:
+		v.Dangerous = "the activation of another's CA"
+	case auto && !hadAuto:
+		v.Dangerous = "automatic registration by another's CA"
+	}
+	return v, nil
 }
 
 func (k registeredCAKind) Put(ctx context.Context, by access.Actor, name string, was, want declare.Spec) (out declare.Outcome, err error) {

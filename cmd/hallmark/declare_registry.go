@@ -169,6 +169,15 @@ type groupSpec struct {
 // Above has parents put first.
 func (g groupSpec) Above() string { return g.Parent }
 
+// Needs has a group wait with its parent and its policies.
+func (g groupSpec) Needs(string) []declare.Ref {
+	refs := []declare.Ref{{Kind: "ThingGroup", Name: g.Parent}}
+	for _, p := range g.Policies {
+		refs = append(refs, declare.Ref{Kind: "Policy", Name: p})
+	}
+	return refs
+}
+
 type groupDocKind struct {
 	*backend
 	class registry.GroupClass

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"net/netip"
@@ -19,8 +20,8 @@ import (
 // log: a plan tries every change and takes it back, and a line about that would
 // be a lie. What is applied is logged by the planner.
 
-// alone is said in a plan about what S36 calls dangerous and no second person is
-// asked for: the kind's own rule holds, which is a role.
+// alone is said in a plan about what reaches far and no second person is asked for:
+// the kind's own rule holds, which is a role.
 func alone(what string) string {
 	return what + " is dangerous and takes effect at once: the role alone decides, as with its own command"
 }
@@ -110,6 +111,11 @@ type ruleSpec struct {
 	Issuer   string `json:"issuer,omitempty"`
 	TakeOver bool   `json:"takeOver,omitempty"`
 	Enabled  bool   `json:"enabled"`
+}
+
+// Needs implements what waits together; a fleet template has its template's name.
+func (r ruleSpec) Needs(name string) []declare.Ref {
+	return []declare.Ref{{Kind: "Template", Name: cmp.Or(r.Template, name)}, {Kind: "Hook", Name: r.Hook}}
 }
 
 type fleetTemplateKind struct{ *backend }
@@ -284,9 +290,10 @@ func (hookKind) Judge(_ context.Context, _ access.Scope, _ string, was, want dec
 	if was == nil {
 		v.Notes = append(v.Notes, "its secret is made when it is applied, and shown then and never again")
 	}
-	if was == nil || was.(hookSpec).URL != want.(hookSpec).URL {
-		v.Notes = append(v.Notes, alone("a hook's target"))
-	}
+	// What a hook answers decides what devices may do. Its target is its URL, the
+	// addresses that are dialled for it, and the roots that the server there has to
+	// show, so all of a hook.
+	v.Dangerous = "a hook's target"
 	return v, nil
 }
 

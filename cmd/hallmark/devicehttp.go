@@ -17,6 +17,7 @@ import (
 
 	"hallmark/access"
 	"hallmark/bootstrap"
+	"hallmark/bootstrap/est"
 	"hallmark/broker"
 	"hallmark/fleet"
 	"hallmark/fleet/jobs"
@@ -77,6 +78,7 @@ func (s *Server) deviceDoor(edge web.Edge) http.Handler {
 func (s *Server) device() http.Handler {
 	mux := s.boot.Handler(web.Fail)
 	mux.Handle("/provisioning/v1/", s.fleet.claims.Handler(s.fleet.door, web.Fail))
+	s.mountEST(mux, est.Certificates)
 	d := &deviceHTTP{fleet: s.fleet, pace: s.fleet.broker.NewPacer()}
 	d.mount(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"hallmark/access"
+	"hallmark/bootstrap/est"
 	"hallmark/ca"
 	"hallmark/internal/lane"
 	"hallmark/provisioner"
@@ -153,6 +154,7 @@ func (s *Server) factory(srv *server.Server) http.Handler {
 	})
 	handle("POST /factory/v1/units/issue", srv.Issue)
 	handle("POST /factory/v1/units/commit", srv.Commit)
+	handle("POST /factory/v1/receipts", srv.FetchReceipts)
 	handle("POST /factory/v1/station/renew", srv.Renew)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })
 	return mux
@@ -174,6 +176,7 @@ func (s *Server) enrol(srv *server.Server) http.Handler {
 			web.Fail(w, r, err)
 		}
 	})
+	s.mountEST(mux, est.Passwords)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })
 	return mux
 }

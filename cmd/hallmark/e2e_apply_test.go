@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"hallmark/access"
 	"hallmark/api/adminapi"
 	"hallmark/provisioner"
 	"hallmark/provisioner/declare"
@@ -115,13 +116,29 @@ func applyStory(t *testing.T, database string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	does("platform", "yes\n", exitOK, "Secret of the hook erp, shown this once: ", "apply", "-f", dir)
+	out = does("platform", "yes\n", exitOK, "Asked for the approval of 2 documents: request ", "apply", "-f", dir)
 	a, err := platform.ApplyPlanWithResponse(t.Context(), adminapi.PlanApplyRequest{Files: files, Plan: before.Hash})
 	refusedWith(t, "the plan of before", declare.ErrStale.Code, a.Body, err)
 	p.kill() // what was answered is there
 	p = s.service("hallmark.yaml", "state")
 
-	// S36: the order is not for platform. The manager drafts it, cannot approve it,
+	// S36: the hook takes a second person, whom who asked cannot be. Asking again is
+	// the same request; what was approved comes with the hook's secret.
+	_, id, _ := strings.Cut(out, "hallmark approval approve ")
+	id, _, _ = strings.Cut(id, "\n")
+	s.second("pia")
+	does("platform", "yes\n", exitOK, "was asked for already, by platform: request "+id, "apply", "-f", dir)
+	does("ann", "", exitOK, id, "approval", "list", "--state", "open")
+	does("platform", "yes\n", exitFault, "approval-self", "approval", "approve", id)
+	does("bob", "yes\n", exitFault, "action-forbidden", "approval", "approve", id)
+	does("pia", "", exitOK, "+ create    Hook erp\n", "approval", "show", id)
+	does("pia", "no\n", exitFault, "Type yes", "approval", "approve", id)
+	does("platform", "", exitOK, "[]", "export", "--kind", "Hook", "--json")
+	does("pia", "yes\n", exitOK, "Secret of the hook erp, shown this once: ", "approval", "approve", id)
+	does("pia", "yes\n", exitFault, "approval-decided", "approval", "approve", id)
+	does("platform", "", exitOK, "approved", "approval", "show", id)
+
+	// The order is not for platform. The manager drafts it, cannot approve it,
 	// and the officer does.
 	if v := plan("platform"); v.Todo != 0 || v.Waiting != 1 || v.Items[len(v.Items)-1].Waits != "order.create" {
 		t.Errorf("%+v", v)
@@ -157,6 +174,7 @@ func applyStory(t *testing.T, database string) {
 	files = slices.DeleteFunc(files, func(f adminapi.DocumentFile) bool { // what every site has of its own
 		return strings.Contains(f.Name, siteOrder) || strings.Contains(f.Name, "/registration/") || strings.Contains(f.Name, "/registeredca/")
 	})
+	pia := other.second("pia")
 	for _, person := range []string{"platform", "bob"} {
 		api := other.token(person)
 		v := got(t, func() *adminapi.Plan {
@@ -169,6 +187,13 @@ func applyStory(t *testing.T, database string) {
 		b, err := api.ApplyPlanWithResponse(t.Context(), adminapi.PlanApplyRequest{Files: files, Plan: v.Hash})
 		if err != nil || b.JSON200 == nil {
 			t.Fatalf("%v %s", err, b.Body)
+		}
+		for _, r := range b.JSON200.Requests {
+			if seen, err := pia.GetApprovalWithResponse(t.Context(), r.Id); err != nil || seen.JSON200 == nil {
+				t.Fatalf("%v %s", err, seen.Body)
+			} else if done, err := pia.ApproveApprovalWithResponse(t.Context(), r.Id, adminapi.ApprovalDecision{Plan: seen.JSON200.Plan.Hash}); person == "platform" && r.Documents == 2 && (err != nil || done.JSON200 == nil) {
+				t.Fatalf("%v %s", err, done.Body)
+			}
 		}
 	}
 	there := filepath.Join(t.TempDir(), "there")
@@ -186,6 +211,19 @@ func applyStory(t *testing.T, database string) {
 		t.Error(err)
 	}
 	s.clean()
+}
+
+// second makes another person of the platform.
+func (s *site) second(name string) *adminapi.ClientWithResponses {
+	s.t.Helper()
+	a, err := s.token("platform").CreatePrincipalWithResponse(s.t.Context(), adminapi.PrincipalRequest{Name: name, Role: string(access.Platform)})
+	if err != nil || a.JSON201 == nil {
+		s.t.Fatalf("%v %s", err, a.Body)
+	}
+	if err := os.WriteFile(s.path("people", name+".token"), []byte(a.JSON201.Token), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.api(name)
 }
 
 // token is the API of whichever service runs, as one of the people.

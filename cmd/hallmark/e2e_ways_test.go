@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"hallmark/ca"
 	"hallmark/ca/catest"
 	"hallmark/ca/profile"
+	"hallmark/crl"
 	"hallmark/fleet"
 	"hallmark/fleet/jobs"
 	"hallmark/fleet/presence"
@@ -31,6 +33,7 @@ import (
 	"hallmark/fleet/shadow"
 	"hallmark/hsm/hsmtest"
 	"hallmark/provisioner"
+	"hallmark/store/storetest"
 )
 
 // watchedKey is a CA key that counts its signatures and waits for leave.
@@ -491,7 +494,13 @@ func (w *writerSite) stock(t *testing.T, certificate, policy string) (registered
 	must(err)
 	must(f.jobs.Step(ctx, now))
 	must(db.PutPresence(ctx, []presence.State{{Tenant: s.Tenant, Client: "W-GOOD", Thing: "W-GOOD", Certificate: certificate, Session: "s", At: now.Add(-time.Hour), Reason: "CONNECTION_LOST"}}))
+	must(db.PutRequest(ctx, storetest.Wish(t, s.Tenant, "demo", "a1"), 0))
 	must(db.PutFleetTemplate(ctx, provisioner.FleetTemplate{Tenant: s.Tenant, Name: "demo", Enabled: true, UpdatedAt: now}))
+	body := crl.BlastBody{ID: "demo", Tenant: s.Tenant, Authorities: []string{"device-1"}, Counts: crl.BlastCounts{Certificates: 1}}
+	octets, err := json.Marshal(&body)
+	must(err)
+	must(db.CreateBlast(ctx, crl.BlastPlan{BlastBody: body, Body: octets, State: crl.BlastReady, Version: 1}, []crl.BlastMember{{ID: 1, Authority: "device-1"}}))
+	must(db.EnterDark(ctx, bootstrap.DarkEntry{Tenant: s.Tenant, Day: 1, Holder: "w-good", Authority: "device-1", Policy: "demo", At: now}, 1))
 	must(db.PutBudget(ctx, bootstrap.Budget{Tenant: s.Tenant, Name: "demo", Most: 1, CreatedAt: now, Version: 1}, 0))
 	must(db.PutGrant(ctx, bootstrap.Grant{Tenant: s.Tenant, Holder: "w-good", Budget: "demo", Certificate: certificate, State: bootstrap.GrantPending, CreatedAt: now, ExpiresAt: now.Add(time.Hour), Version: 1}, 0))
 	return registered

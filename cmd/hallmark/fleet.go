@@ -69,7 +69,7 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 	r.shadows = shadow.New(shadow.Config{Store: s.db, Publisher: out, Log: s.log, Now: s.now})
 	r.jobs = jobs.New(jobs.Config{Store: s.db, Publisher: out, Targets: s.reged, Log: s.log, Now: s.now})
 	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: r.node, Yield: s.line.Busy, Log: s.log, Now: s.now})
-	door := bootstrap.DoorConfig{Gate: s.gate, Registry: s.reged, Grants: s.db, Publisher: out, Log: s.log, Now: s.now}
+	door := bootstrap.DoorConfig{Gate: s.gate, Registry: s.reged, Grants: s.db, Publisher: out, Imported: s.imports, Log: s.log, Now: s.now}
 	if s.cfg.Fleet.JITP {
 		door.Planner = s.planner
 	}

@@ -33,8 +33,13 @@ func (s *Server) checks() []web.Check {
 		}},
 		{Name: "tokens", Do: func(ctx context.Context) error {
 			for _, h := range s.keys.Health(ctx) {
-				if h.State != hsm.StateUp {
+				if h.State != hsm.StateUp && !s.keys.Covered(h) {
 					return hsm.ErrTokenDown.New("Token %s is %s.", h.Token.Label, h.State)
+				}
+			}
+			for _, g := range s.keys.Groups() {
+				if g.Serving == 0 {
+					return hsm.ErrTokenDown.New("None of the tokens of %s works.", g.Name)
 				}
 			}
 			return nil
@@ -70,7 +75,9 @@ func (s *Server) metrics() {
 	count("ca_late_signatures_total", "Signatures destroyed because another was recorded first.", s.ca.Late.Load)
 	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
 	count("crl_failures_total", "Lists that could not be made; the former stays.", s.lists.Stats.Failures.Load)
+	s.reg.MustRegister(s.logs)
 	s.fleet.register(count, gauge)
+	gauge("revoked_still_connected", "Open connections of this node whose certificate is revoked or on hold; more than a moment above 0 is a fault.", func() float64 { return float64(s.still.now.Load()) })
 	gauge("revoked_serials", "Serial numbers in the revoked set.", func() float64 { return float64(s.set.Len()) })
 	gauge("revoked_set_age_seconds", "Since the revoked set was last complete.", func() float64 { return s.set.Age().Seconds() })
 	gauge("authority_expiry_seconds", "Until the first authority ends.", func() float64 {

@@ -48,7 +48,7 @@ text; stations work on it while it is open.`,
   hallmark order approve PO-7 --key 'pkcs11:token=officer;object=orders'
   hallmark order open PO-7`,
 	}
-	c.AddCommand(newOrderCreateCmd(g), newOrderListCmd(g), newOrderShowCmd(g), newOrderUnitsCmd(g), newOrderApproveCmd(g),
+	c.AddCommand(newOrderCreateCmd(g), newOrderListCmd(g), newOrderShowCmd(g), newOrderUnitsCmd(g), newOrderApproveCmd(g), newOrderReportCmd(g), newOrderCheckReportCmd(g),
 		newOrderMoveCmd(g, "open", "Let stations work on an approved order", (*adminapi.ClientWithResponses).OpenOrderWithResponse, func(r *adminapi.OpenOrderResponse) (*adminapi.Order, int, []byte) {
 			return r.JSON200, r.StatusCode(), r.Body
 		}),

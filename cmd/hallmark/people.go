@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"hallmark/access"
 	"hallmark/bootstrap"
+	"hallmark/ca/profile"
 	"hallmark/fleet/registry"
 	"hallmark/internal/durable"
 	"hallmark/provisioner"
@@ -26,7 +28,14 @@ func (s *Server) openBootstrap() error {
 	if s.cfg.Privacy.Pseudonyms {
 		boot.Pseudonym = bootstrap.Pseudonyms(s.box.MAC("subject-pseudonym"))
 	}
+	if d := &s.cfg.Fleet.DarkLane; d.Policy != "" {
+		boot.Dark = &bootstrap.DarkLane{Store: s.db, Within: time.Duration(d.Within), PerDay: d.PerDay, Policy: d.Policy, Groups: d.Groups}
+		for _, p := range d.Profiles {
+			boot.Dark.Profiles = append(boot.Dark.Profiles, profile.Name(p))
+		}
+	}
 	s.boot = bootstrap.New(boot)
+	s.openEnrolment()
 	return nil
 }
 
@@ -63,9 +72,9 @@ func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler
 	}); err != nil {
 		return nil, err
 	}
-	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog, certs: s.certs,
+	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, blast: s.blast, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog, logs: s.logs, certs: s.certs,
 		now: s.now, log: s.log, reloaded: s.authoritiesChanged,
-		jobs: s.fleet.jobs, shadows: s.fleet.shadows, claims: s.fleet.claims}
+		jobs: s.fleet.jobs, shadows: s.fleet.shadows, claims: s.fleet.claims, enrol: s.enrolment.passwords}
 	parts := b.web()
 	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")
 	pages, err := console.New(console.Config{Backend: parts, Access: auth, Cursors: web.NewCursors(s.box), Version: version, Log: s.log, Now: s.now})

@@ -57,6 +57,9 @@ func (c *Config) conveniences() (list []string) {
 	if c.Fleet.ServerKeys {
 		add("fleet.server_keys: devices' keys would be made by the service and travel (S17)")
 	}
+	if c.Enrolment.EST.ServerKeys {
+		add("enrolment.est.server_keys: devices' keys would be made by the service and travel (S17)")
+	}
 	for _, m := range c.Tokens.Modules {
 		if !filepath.IsAbs(m) {
 			add("tokens.modules: " + m + " has no directory, so whatever is found first would be loaded")
@@ -132,9 +135,6 @@ func (s *Server) checkKey(ctx context.Context, uri string) error {
 	if err := s.cfg.moduleAllowed(u.ModulePath); err != nil {
 		return err
 	}
-	attrs, err := s.keys.Attributes(ctx, uri)
-	if err != nil {
-		return err
-	}
-	return hsm.CheckCAKey(attrs, false)
+	_, err = s.keys.CAKey(ctx, uri, false)
+	return err
 }

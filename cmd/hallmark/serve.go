@@ -56,25 +56,32 @@ type Server struct {
 	now func() time.Time
 	reg *prometheus.Registry
 
-	box     *seal.Box
-	db      *store.DB
-	keys    *hsm.Keyring
-	ca      *ca.CA
-	tlog    *tlog.Log
-	set     *crl.Set
-	crl     *crl.Service
-	lists   *crl.Publisher
-	ocsp    *crl.OCSP
-	prov    *provisioner.Provisioner
-	reged   *registry.Registry
-	boot    *bootstrap.Service
-	gate    *bootstrap.Gate
-	planner *provisioner.Planner
-	fleet   *fleetRuntime
-	certs   *certifier
-	line    lane.Activity // of the factory door
-	time    *timeSource   // nil: no time servers
-	first   *serviceCert  // until an infrastructure authority is there
+	box       *seal.Box
+	db        *store.DB
+	keys      *hsm.Keyring
+	ca        *ca.CA
+	tlog      *tlog.Log
+	logs      *logKeeper
+	set       *crl.Set
+	crl       *crl.Service
+	blast     *crl.Blast
+	lists     *crl.Publisher
+	ocsp      *crl.OCSP
+	sender    *crl.Sender  // nil: no other places
+	filters   *crl.Filters // nil: none are made
+	imports   *crl.Imports
+	prov      *provisioner.Provisioner
+	reged     *registry.Registry
+	boot      *bootstrap.Service
+	enrolment enrolment
+	gate      *bootstrap.Gate
+	planner   *provisioner.Planner
+	fleet     *fleetRuntime
+	still     *stillConnected
+	certs     *certifier
+	line      lane.Activity // of the factory door
+	time      *timeSource   // nil: no time servers
+	first     *serviceCert  // until an infrastructure authority is there
 
 	tls        atomic.Pointer[doorCertificate]
 	lintErrors atomic.Int64
@@ -113,16 +120,10 @@ type keysAdapter struct {
 	development bool
 }
 
-// Key opens a CA key and refuses one that could leave its token (A22).
+// Key opens a CA key, in every token that holds it, and refuses one that could
+// leave its token (A22, S6).
 func (k keysAdapter) Key(ctx context.Context, uri string) (ca.Key, error) {
-	attrs, err := k.Attributes(ctx, uri)
-	if err != nil {
-		return nil, err
-	}
-	if err := hsm.CheckCAKey(attrs, k.development); err != nil {
-		return nil, err
-	}
-	return k.Signer(ctx, uri)
+	return k.CAKey(ctx, uri, k.development)
 }
 
 // serverOptions are what tests and the demo set and no configuration does.
@@ -168,7 +169,11 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if err := s.db.CheckClock(); err != nil {
 		s.log.ErrorContext(ctx, "the clock looks wrong; nothing is issued until it is right or accepted", "error", err)
 	}
-	s.keys = hsm.Open(hsm.Config{Log: s.log, Sessions: cfg.Tokens.Sessions, Production: cfg.Production, Metrics: s.reg})
+	groups, err := cfg.groups()
+	if err != nil {
+		return nil, err
+	}
+	s.keys = hsm.Open(hsm.Config{Log: s.log, Sessions: cfg.Tokens.Sessions, Production: cfg.Production, Metrics: s.reg, Groups: groups, Direct: cfg.Tokens.Direct, Environment: cfg.Tokens.Environment})
 	if err := s.checkProduction(ctx); err != nil {
 		return nil, err
 	}
@@ -183,7 +188,10 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if s.tlog, err = tlog.New(tlog.Config{Store: s.db.Log(), Origin: cfg.Log.Origin, Key: logKey, Now: s.now, Log: s.log}); err != nil {
 		return nil, err
 	}
-	if err := s.checkLog(ctx); err != nil {
+	if s.logs, err = newLogKeeper(cfg, s.tlog, logKey, s.now, s.log); err != nil {
+		return nil, err
+	}
+	if err := s.logs.check(ctx); err != nil {
 		return nil, err
 	}
 
@@ -193,12 +201,15 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 		return nil, err
 	}
 	s.crl = crl.New(crl.Config{Store: s.db, Log: s.log, Now: s.now})
-	s.lists = crl.NewPublisher(crl.PublisherConfig{Store: s.db, CA: s.ca, Set: s.set, Dir: filepath.Join(cfg.State, "public"), Validity: time.Duration(cfg.Lists.Validity), Clock: s.clockNotAhead, Log: s.log, Now: s.now})
+	s.blast = crl.NewBlast(crl.BlastConfig{Store: s.db, Service: s.crl, Yield: s.line.Busy, Log: s.log, Now: s.now})
+	if err := s.openLists(); err != nil {
+		return nil, err
+	}
 	if err := s.lists.Start(ctx); err != nil {
 		return nil, err
 	}
 	s.certs = &certifier{ca: s.ca, db: s.db, vault: v, now: s.now, have: map[string]*serviceCert{}}
-	s.ocsp = crl.NewOCSP(crl.OCSPConfig{Store: s.db, CA: s.ca, Set: s.set, Responder: s.responder, Log: s.log, Now: s.now})
+	s.ocsp = crl.NewOCSP(crl.OCSPConfig{Store: s.db, CA: s.ca, Set: s.set, Responder: s.responder, Newest: s.db.NewestSerials, Log: s.log, Now: s.now})
 
 	if err := s.openProvisioning(); err != nil {
 		return nil, err
@@ -209,6 +220,7 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if err := s.openRuntime(ctx); err != nil {
 		return nil, err
 	}
+	s.still = &stillConnected{connected: s.fleet.broker.Connected, revoked: s.set.Revoked, drop: s.fleet.broker.Drop}
 	s.metrics()
 	s.background(run)
 	return s, nil
@@ -236,19 +248,6 @@ func (s *Server) clockNotAhead() error {
 		return err
 	}
 	return nil
-}
-
-// checkLog compares the log with the newest checkpoint held outside the
-// database (S34): a database set back to an older state is noticed here.
-func (s *Server) checkLog(ctx context.Context) error {
-	note, err := os.ReadFile(s.checkpointFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return s.tlog.CheckAgainst(ctx, note)
 }
 
 func (s *Server) checkpointFile() string { return filepath.Join(s.cfg.State, "checkpoint") }
@@ -355,7 +354,7 @@ func (s *Server) Start(ctx context.Context) error {
 	edge := func(door string, h http.Handler) http.Handler {
 		return web.Edge{Door: door, Log: s.log, Metrics: metrics, Now: s.now}.Wrap(h)
 	}
-	stations := &server.Server{P: s.prov, FactoryURL: func() string { return "https://" + s.publicAddr("factory") }}
+	stations := &server.Server{P: s.prov, Receipts: s.receipts, FactoryURL: func() string { return "https://" + s.publicAddr("factory") }}
 	for _, d := range []struct {
 		name, addr string
 		tls        *tls.Config
@@ -366,7 +365,7 @@ func (s *Server) Start(ctx context.Context) error {
 		{"factory", s.cfg.Listen.Factory, s.factoryTLS(), edge("factory", s.factory(stations))},
 		{"enrol", s.cfg.Listen.Enrol, s.enrolTLS(), edge("enrol", s.enrol(stations))},
 		{"public", s.cfg.Listen.Public, nil, web.PublicHandler(web.PublicConfig{
-			CRL: s.lists.Handler(), Certs: s.lists.Handler(), OCSP: s.ocsp, Log: http.StripPrefix("/log", s.tlog.Handler()),
+			CRL: s.lists.Handler(), Certs: s.lists.Handler(), OCSP: s.ocsp, Messages: s.messages(), Log: http.StripPrefix("/log", s.tlog.HandlerOf(s.logs.note)),
 			Ready: s.checks(), Logger: s.log, Metrics: metrics, Now: s.now,
 		})},
 		{"metrics", s.cfg.Listen.Metrics, nil, s.localHandler()},
@@ -478,6 +477,7 @@ func (s *Server) Close() error {
 	s.wg.Wait()
 	if s.tlog != nil {
 		s.checkpoint(ctx)
+		s.logs.last(ctx)
 	}
 	if s.planner != nil {
 		s.planner.Close()

@@ -37,7 +37,7 @@ finishes what it had begun.`,
 		Example: `  hallmark station enrol --server https://pki.example:9445 --code HMK1-... --station st-1 --dir st-1
   hallmark station run --order O-1 --adapter simulate:devices --dir st-1 --count 10`,
 	}
-	cmd.AddCommand(newStationEnrolCmd(g), newStationRunCmd(g), newStationStatusCmd(g), newStationRenewCmd(g))
+	cmd.AddCommand(newStationEnrolCmd(g), newStationRunCmd(g), newStationStatusCmd(g), newStationRenewCmd(g), newStationReceiptsCmd(g))
 	return cmd
 }
 
@@ -376,7 +376,12 @@ func (r *stationRun) run(parent context.Context, g *globals) error {
 		}
 	}()
 
+	last, err := collectReceipts(ctx, g, client, journal, r.dir, r.verbose)
+	if err != nil {
+		return err
+	}
 	sum, err := st.Run(ctx, source)
+	last()
 	show.summary(sum)
 	return err
 }

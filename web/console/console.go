@@ -65,7 +65,12 @@ var pages = []page{
 	{"GET /console/authorities", access.ReadAuthorities, "authorities", (*console).authorities},
 	{"GET /console/authorities/{authority}/pem", access.ReadAuthorities, "authorities", (*console).authorityPEM},
 	{"GET /console/lists", access.ReadLists, "lists", (*console).lists},
+	{"GET /console/revocation-plans", access.ReadRevocationPlans, "plans", (*console).revocationPlans},
+	{"GET /console/revocation-plans/{plan}", access.ReadRevocationPlans, "plans", (*console).revocationPlan},
 	{"GET /console/stations", access.ReadStations, "stations", (*console).stations},
+
+	{"GET /console/approvals", access.ReadApprovals, "approvals", (*console).approvals},
+	{"GET /console/approvals/{approval}", access.ReadApprovals, "approvals", (*console).approval},
 
 	{"GET /console/registered-cas", access.ReadRegisteredCAs, "cas", (*console).registeredCAs},
 	{"GET /console/registered-cas/{ca}", access.ReadRegisteredCAs, "cas", (*console).registeredCA},

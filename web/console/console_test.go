@@ -126,6 +126,11 @@ var paths = []struct{ name, path, shows string }{
 	{"device-blocked", "/console/devices/" + webtest.Blocked, "grey market"},
 	{"certificates", "/console/certificates", webtest.Serial(3)},
 	{"certificates-revoked", "/console/certificates?status=revoked&q=&authority=", webtest.Serial(2)},
+	{"approvals", "/console/approvals", "Hook <bdi>erp</bdi>"},
+	{"approvals-expired", "/console/approvals?state=expired", "No request is expired."},
+	{"approval", "/console/approvals/" + webtest.Approval, "hallmark approval approve " + webtest.Approval},
+	{"revocation-plans", "/console/revocation-plans", webtest.RevocationPlan},
+	{"revocation-plan", "/console/revocation-plans/" + webtest.RevocationPlan, "hallmark revoke pause " + webtest.RevocationPlan},
 	{"certificate", "/console/certificates/" + webtest.Serial(1), "clientAuth"},
 	{"certificate-revoked", "/console/certificates/" + webtest.Serial(2), "privilegeWithdrawn"},
 	{"authorities", "/console/authorities", "token=issuing"},
@@ -168,7 +173,7 @@ func TestConsole_ShowsEveryPage(t *testing.T) {
 func TestConsole_EmptyPagesSayWhatToDo(t *testing.T) {
 	s := serve(t, false)
 	s.signIn(t, access.SecurityOfficer)
-	for _, path := range []string{"/console/", "/console/orders", "/console/devices", "/console/certificates", "/console/authorities", "/console/lists", "/console/stations"} {
+	for _, path := range []string{"/console/", "/console/orders", "/console/devices", "/console/certificates", "/console/authorities", "/console/lists", "/console/stations", "/console/approvals"} {
 		if r, body := s.get(t, path); r.StatusCode != 200 || !strings.Contains(body, "empty") {
 			t.Errorf("%s: %d without a hint:\n%s", path, r.StatusCode, body)
 		}
@@ -181,6 +186,10 @@ func TestA55_NamesAreText(t *testing.T) {
 	_, body := s.get(t, "/console/certificates/"+webtest.Serial(102))
 	if strings.Contains(body, webtest.Hostile) || strings.Contains(body, "<img src=x>") || !strings.Contains(body, "&lt;script&gt;") {
 		t.Errorf("markup of a device reaches the page:\n%s", body)
+	}
+	_, body = s.get(t, "/console/approvals/"+webtest.Approval)
+	if strings.Contains(body, webtest.Hostile) || !strings.Contains(body, "&lt;script&gt;") {
+		t.Errorf("markup of a document reaches the page:\n%s", body)
 	}
 }
 
@@ -323,13 +332,16 @@ func TestSession(t *testing.T) {
 func TestA65_PagesByRole(t *testing.T) {
 	lists := map[string]access.Action{
 		"/console/": access.ReadSummary, "/console/orders": access.ReadOrders, "/console/devices": access.ReadDevices, "/console/certificates": access.ReadCertificates,
-		"/console/authorities": access.ReadAuthorities, "/console/lists": access.ReadLists, "/console/stations": access.ReadStations,
+		"/console/authorities": access.ReadAuthorities, "/console/lists": access.ReadLists, "/console/stations": access.ReadStations, "/console/revocation-plans": access.ReadRevocationPlans,
+		"/console/approvals":      access.ReadApprovals,
 		"/console/registered-cas": access.ReadRegisteredCAs, "/console/device-certificates": access.ReadFleetCertificates, "/console/claims": access.ReadClaims,
 		"/console/things": access.ReadThings, "/console/groups": access.ReadGroups, "/console/thing-types": access.ReadThingTypes, "/console/jobs": access.ReadJobs,
 		"/console/policies": access.ReadPolicies, "/console/templates": access.ReadTemplates, "/console/hooks": access.ReadHooks,
 	}
 	single := map[string]access.Action{
-		"/console/registered-cas/" + caID: access.ReadRegisteredCAs, "/console/registered-cas/" + caID + "/pem": access.ReadRegisteredCAs, "/console/device-certificates/" + certID: access.ReadFleetCertificates,
+		"/console/revocation-plans/" + webtest.RevocationPlan: access.ReadRevocationPlans,
+		"/console/approvals/" + webtest.Approval:              access.ReadApprovals,
+		"/console/registered-cas/" + caID:                     access.ReadRegisteredCAs, "/console/registered-cas/" + caID + "/pem": access.ReadRegisteredCAs, "/console/device-certificates/" + certID: access.ReadFleetCertificates,
 		"/console/device-certificates/" + certID + "/pem": access.ReadFleetCertificates, "/console/claims/" + claimID: access.ReadClaims, "/console/things/" + lamp: access.ReadThings,
 		"/console/things/" + lamp + "/jobs": access.ReadJobs, "/console/things/" + lamp + "/shadows": access.ReadShadows, "/console/things/" + lamp + "/shadow": access.ReadShadows,
 		"/console/groups/berlin": access.ReadGroups, "/console/billing-groups/berlin-office": access.ReadGroups, "/console/thing-types/lamp": access.ReadThingTypes, "/console/jobs/" + rollout: access.ReadJobs,

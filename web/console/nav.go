@@ -31,9 +31,11 @@ var navigation = []part{
 		{access.ReadCertificates, "certificates", "Certificates", "/console/certificates"},
 		{access.ReadAuthorities, "authorities", "Authorities", "/console/authorities"},
 		{access.ReadLists, "lists", "Lists", "/console/lists"},
+		{access.ReadRevocationPlans, "plans", "Revocation plans", "/console/revocation-plans"},
 		{access.ReadRegisteredCAs, "cas", "Registered CAs", "/console/registered-cas"},
 		{access.ReadFleetCertificates, "device-certificates", "Device certificates", "/console/device-certificates"},
 		{access.ReadClaims, "claims", "Claims", "/console/claims"},
+		{access.ReadApprovals, "approvals", "Approvals", "/console/approvals"},
 	}},
 	{"Fleet", []entry{
 		{access.ReadThings, "things", "Things", "/console/things"},

@@ -3,6 +3,7 @@ package webtest
 import (
 	"context"
 	"strings"
+	"time"
 
 	"hallmark/access"
 	"hallmark/api/adminapi"
@@ -17,7 +18,7 @@ var _ web.Plans = (*Fake)(nil)
 func (f *Fake) plan(files int) adminapi.Plan {
 	return adminapi.Plan{Hash: PlanHash, Todo: 1, Waiting: 1, Unchanged: files, Items: []adminapi.PlanItem{
 		{Kind: "Policy", Name: Policy, File: "a.yaml", Line: 3, Action: "change", Changes: []adminapi.PlanChange{{Path: "document.Statement[0].Effect", Before: `"Allow"`, After: `"Deny"`}, {Path: "document.Id", After: `"x"`}}, Notes: []string{"it is attached to groups"}},
-		{Kind: "Hook", Name: "erp", File: "b.yaml", Line: 1, Action: "create", Waits: "hook.put", Roles: []string{"platform"}},
+		{Kind: "Hook", Name: "erp", File: "b.yaml", Line: 1, Action: "create", Waits: "hook.put", Roles: []string{"platform"}, Dangerous: "a hook's target"},
 		{Kind: "Order", Name: Draft, File: "b.yaml", Line: 9, Action: "unchanged", Next: []string{"hallmark order approve " + Draft + " --key URI"}},
 	}}
 }
@@ -33,6 +34,7 @@ func (f *Fake) ApplyPlan(_ context.Context, _ access.Actor, r adminapi.PlanApply
 	f.Calls = append(f.Calls, "apply "+r.Plan)
 	p := f.plan(len(r.Files))
 	p.Applied = true
+	p.Requests = []adminapi.PlanRequestMade{{Id: Approval, Documents: 1, Roles: []string{"platform"}, AskedBy: "wei", ExpiresAt: time.Date(2026, 3, 8, 10, 15, 0, 0, time.UTC)}}
 	return p, nil
 }
 

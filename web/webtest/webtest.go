@@ -172,7 +172,7 @@ func New(t testing.TB, now func() time.Time) *Service {
 // Backend is the fake as a backend.
 func (s *Service) Backend() web.Backend {
 	f := s.Fake
-	return web.Backend{Orders: f, Stations: f, Certificates: f, Trust: f, Authorities: f, Registry: f, Things: f, ThingTypes: f, Groups: f, Policies: f, Registration: f, Jobs: f, Shadows: f, Plans: f, Log: f, Health: f}
+	return web.Backend{Orders: f, Stations: f, Enrolment: f, Certificates: f, Trust: f, Authorities: f, Registry: f, Things: f, ThingTypes: f, Groups: f, Policies: f, Registration: f, Jobs: f, Shadows: f, Plans: f, Revocations: f, Log: f, Health: f}
 }
 
 // Fake is every part of a [web.Backend].
@@ -293,6 +293,12 @@ func (f *Fake) Units(ctx context.Context, s access.Scope, order string, p web.Pa
 func (f *Fake) CreateStationCode(_ context.Context, by access.Actor, r adminapi.StationCodeRequest) (adminapi.StationCode, error) {
 	f.Calls = append(f.Calls, "station code "+r.Station)
 	return adminapi.StationCode{Station: r.Station, Site: r.Site, Code: "HMK1-TEST", ExpiresAt: f.Now().Add(time.Hour)}, nil
+}
+
+// CreateEnrolPassword implements [web.Enrolment].
+func (f *Fake) CreateEnrolPassword(_ context.Context, by access.Actor, r adminapi.EnrolPasswordRequest) (adminapi.EnrolPassword, error) {
+	f.Calls = append(f.Calls, "enrol password "+r.Unit)
+	return adminapi.EnrolPassword{Id: "a2b3c4d5e6f7g8h9", Unit: r.Unit, Profile: r.Profile, Order: r.Order, Password: "test-password", ExpiresAt: f.Now().Add(time.Hour)}, nil
 }
 
 // Stations implements [web.Stations].
@@ -486,6 +492,31 @@ func (f *Fake) LogState(context.Context, access.Scope) (adminapi.LogState, error
 func (f *Fake) Proof(ctx context.Context, s access.Scope, serial string) (adminapi.LogProof, error) {
 	c, err := f.Certificate(ctx, s, serial)
 	return adminapi.LogProof{Serial: c.Serial, Index: c.Leaf, Size: 1244, Leaf: make([]byte, 32), Hashes: [][]byte{}, Checkpoint: "log.example\n1244\n"}, err
+}
+
+// Leaves implements [web.Log].
+func (f *Fake) Leaves(context.Context, access.Scope, int64, int) ([]adminapi.LogLeaf, error) {
+	return []adminapi.LogLeaf{{Index: 0, Entry: make([]byte, 32)}}, nil
+}
+
+// OrderLeaves implements [web.Log].
+func (f *Fake) OrderLeaves(ctx context.Context, s access.Scope, order string, _ web.Page) ([]adminapi.LogLeaf, string, error) {
+	if _, err := f.Order(ctx, s, order); err != nil {
+		return nil, "", err
+	}
+	return []adminapi.LogLeaf{{Index: 0, Entry: make([]byte, 32), Account: order}}, "", nil
+}
+
+// OrderReport implements [web.Log].
+func (f *Fake) OrderReport(ctx context.Context, s access.Scope, order string) (adminapi.Envelope, error) {
+	_, err := f.Order(ctx, s, order)
+	return adminapi.Envelope{PayloadType: "application/json", Payload: []byte("{}"), Signatures: []adminapi.EnvelopeSignature{{Keyid: "00", Sig: []byte{1}}}}, err
+}
+
+// Receipt implements [web.Log].
+func (f *Fake) Receipt(ctx context.Context, s access.Scope, serial string, _ int64) (adminapi.LogReceipt, error) {
+	c, err := f.Certificate(ctx, s, serial)
+	return adminapi.LogReceipt{Leaf: adminapi.LogReceiptLeaf{Index: c.Leaf, Type: "issue", Entry: make([]byte, 32), Salt: make([]byte, 16), Subject: make([]byte, 32)}, Checkpoint: "log.example\n1244\n"}, err
 }
 
 // Summary implements [web.Health].
