@@ -5,6 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 HALLMARK_PROOF=1 CI=true go test -race -gcflags=modernc.org/...=-race=false -timeout 6h -count 1 ./...
+# What the race detector's slowness would hide.
+HALLMARK_PROOF=1 CI=true go test -count 1 -run TestWays_FewSyncs ./cmd/hallmark
 
 go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do
 	for f in $(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go 2>/dev/null | sed 's/^func //' | sort -u); do

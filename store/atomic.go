@@ -29,6 +29,7 @@ type Stats struct {
 const (
 	maxBatch  = 256              // calls per commit; bounds how long the first waits for the last
 	gatherFor = time.Millisecond // see queue.take
+	manyJobs  = 12               // of so many each one's share of a wait is small: it is longer, up to three times
 	// singleTries is how often a call that runs alone is run again because another
 	// node was faster. Two that are always at the same row lose every other time.
 	singleTries = 32

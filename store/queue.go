@@ -84,11 +84,15 @@ func (q *queue) put(l lane.Lane, j *job) (lead *connection, err error) {
 func (q *queue) take(w *connection) []*job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if want := w.expect; want >= 3 && q.length < want && q.gather == nil && !q.closed {
+	want := w.expect
+	if want >= manyJobs { // two groups that take turns become one
+		want += want / 2
+	}
+	if want >= 3 && q.length < want && q.gather == nil && !q.closed {
 		here := make(chan struct{})
 		q.want, q.gather = want, here
 		q.mu.Unlock()
-		t := time.NewTimer(gatherFor)
+		t := time.NewTimer(gatherFor * time.Duration(1+min(want/manyJobs, 2)))
 		select {
 		case <-here:
 		case <-t.C:

@@ -81,7 +81,7 @@ func TestRun_TwoOfThreeOnAVirtualPIVCard_S37_S6(t *testing.T) {
 	}
 	s := &stage{t: t, keys: keys, people: append(people(t, keys, "Anna", "Bo"), person{"Cem", slot("9a"), publicText(t, k)}), dir: t.TempDir(), room: &room{}}
 	s.csr(hsmtest.SoftHSM(t))
-	s.script = []byte(head("acme-2026", 2, s.people...) + "keys:\n  root: {uri: \"" + slot("9c") + "\", generate: P-384, attestation: required}\n" + wholeSteps)
+	s.script = []byte(head("acme-2026", 2, s.people...) + "keys:\n  root: {uri: \"" + slot("9c") + "\", generate: P-256, attestation: required}\n" + wholeSteps)
 	res := s.must()
 	s.opensslAgrees()
 	copied := bytes.Clone(s.read(transcriptFile))
@@ -100,7 +100,7 @@ func TestRun_TwoOfThreeOnAVirtualPIVCard_S37_S6(t *testing.T) {
 	// Another maker's root is not this one's.
 	_, err = ceremony.VerifyRun(copied, ceremony.RunTrust{Makers: []*x509.Certificate{parse(t, s.read("acme-root.cer"))}})
 	refused(t, err, ceremony.ErrTranscript)
-	for i := 11; i < len(copied); i += len(copied) / 40 {
+	for i := 11; i < len(copied); i += len(copied) / 12 {
 		bad := bytes.Clone(copied)
 		bad[i] ^= 1 << (i % 8)
 		if _, err := ceremony.VerifyRun(bad, ceremony.RunTrust{}); !errors.Is(err, ceremony.ErrTranscript) || !strings.Contains(err.Error(), "Step ") {
@@ -119,7 +119,7 @@ func TestRun_RefusesALeakingCard_A21_S7(t *testing.T) {
 	s := &stage{t: t, keys: keys, people: people(t, keys, "Anna", "Bo", "Cem"), dir: t.TempDir(), room: &room{}}
 	s.csr(hsmtest.SoftHSM(t))
 	uri := fmt.Sprintf("piv:serial=%d;slot=9c?pin-source=env:TEST_PIV_PIN", c.Serial)
-	s.script = []byte(head("acme-2026", 2, s.people...) + "keys:\n  root: {uri: \"" + uri + "\", generate: P-384}\n" + wholeSteps)
+	s.script = []byte(head("acme-2026", 2, s.people...) + "keys:\n  root: {uri: \"" + uri + "\", generate: P-256}\n" + wholeSteps)
 	_, err := s.run()
 	refused(t, err, hsm.ErrKeyUnsafe)
 	if _, err := os.Stat(s.file("acme-root.cer")); err == nil {

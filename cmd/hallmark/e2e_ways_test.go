@@ -262,8 +262,14 @@ func TestWays_FewSyncsAndAKeyOfItsOwn(t *testing.T) {
 			best = max(best, float64(clients*each)/float64(commits()-before))
 		}
 		t.Logf("one commit for %.1f requests", best)
-		if best < 8 {
-			t.Errorf("one commit for %.1f requests, at most one for eight is wanted", best)
+		// Under the race detector the requests come several times slower and the database,
+		// which is not instrumented, does not wait for them: make proof looks without it.
+		want := 8.0
+		if raced() {
+			want = 4
+		}
+		if best < want {
+			t.Errorf("one commit for %.1f requests, at most one for %.0f is wanted", best, want)
 		}
 
 		// Under the tracer: a commit is one sync, and next to nothing else syncs.

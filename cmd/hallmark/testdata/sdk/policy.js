@@ -9,7 +9,7 @@ module.exports = async () => {
   const cert = path.join(c.dir, `${me}.pem`), key = path.join(c.dir, `${me}.key`);
 
   await step('MQTT 5: another client identifier is refused', async () => {
-    await assert.rejects(connect(5, other, cert, key), (e) => e.connack && e.connack.reasonCode === 0x85);
+    await assert.rejects(connect(5, other, cert, key), (e) => e.connack && e.connack.reasonCode === 0x87);
   });
   await step('MQTT 3.1.1: another client identifier is refused', async () => {
     await assert.rejects(connect(3, other, cert, key));
