@@ -15,8 +15,8 @@ func TestFor_BothEnginesHaveTheSameSteps(t *testing.T) {
 		t.Fatalf("%d steps for SQLite, %d for PostgreSQL", len(a), len(b))
 	}
 	for i := range a {
-		if a[i].Name != b[i].Name {
-			t.Errorf("step %d: %s and %s", i+1, a[i].Name, b[i].Name)
+		if a[i].Number != b[i].Number || a[i].Name != b[i].Name {
+			t.Errorf("step %d: %04d_%s and %04d_%s", i+1, a[i].Number, a[i].Name, b[i].Number, b[i].Name)
 		}
 	}
 }
