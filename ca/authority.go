@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"hallmark/ca/profile"
@@ -24,7 +26,9 @@ type State string
 const (
 	StatePending State = "pending" // has a key and a CSR, waits for its certificate
 	StateActive  State = "active"
-	StateClosed  State = "closed" // issues nothing more, still signs lists (S2)
+	StateClosed  State = "closed"  // issues nothing more, still signs lists and has its OCSP responder (S2)
+	StateRevoked State = "revoked" // by its root, or about to be: as closed, and nobody takes its certificates
+	StateEnded   State = "ended"   // its last certificate ended: it signs its last lists, which hold to its own end (S2)
 )
 
 // Authority is a certification authority as it is stored. A root is stored
@@ -55,6 +59,8 @@ type Authorities interface {
 	CreateAuthority(ctx context.Context, a Authority) error
 	InstallAuthority(ctx context.Context, a Authority) error
 	SetAuthorityState(ctx context.Context, name string, s State) error
+	Servings
+	Crosses
 }
 
 // Key signs for an authority.
@@ -125,27 +131,44 @@ type authority struct {
 	sigAlg    []byte
 	hash      crypto.Hash
 	templates map[profile.Name]*profile.Template
+	rest      *rest
+}
+
+// rest is how a key's failures are remembered; it outlives a reload.
+type rest struct {
+	until atomic.Int64 // Unix nanoseconds; 0: it answers
+	times atomic.Int32 // failures in a row
 }
 
 // load parses and checks an authority, opens its key, and compiles the
-// templates of the profiles it serves.
+// templates of the profiles it serves. A key whose token is away is opened later.
 func load(ctx context.Context, a Authority, keys Keys, arc string) (*authority, error) {
 	c, err := x509.ParseCertificate(a.Certificate)
 	if err != nil {
 		return nil, ErrAuthorityMismatch.Wrap(err, "The certificate of %s does not parse.", a.Name)
 	}
-	l := &authority{Authority: a, cert: c, templates: map[profile.Name]*profile.Template{}}
+	l := &authority{Authority: a, cert: c, templates: map[profile.Name]*profile.Template{}, rest: &rest{}}
 	if l.sigAlg, l.hash, err = profile.SignatureAlgorithm(c.PublicKey); err != nil {
 		return nil, err
 	}
 	if a.Duty == profile.DutyRoot {
 		return l, nil
 	}
-	if l.key, err = keys.Key(ctx, a.KeyURI); err != nil {
-		return nil, fmt.Errorf("ca: the key of %s: %w", a.Name, err)
+	open := func(ctx context.Context) (Key, error) {
+		k, err := keys.Key(ctx, a.KeyURI)
+		if err != nil {
+			return nil, fmt.Errorf("ca: the key of %s: %w", a.Name, err)
+		}
+		if pub, ok := k.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(c.PublicKey) {
+			return nil, ErrAuthorityMismatch.New("The token holds another key than the certificate of %s.", a.Name)
+		}
+		return k, nil
 	}
-	if pub, ok := l.key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(c.PublicKey) {
-		return nil, ErrAuthorityMismatch.New("The token holds another key than the certificate of %s.", a.Name)
+	if l.key, err = open(ctx); err != nil {
+		if ctx.Err() != nil || !comesBack(err) {
+			return nil, err
+		}
+		l.key = newLateKey(c.PublicKey, open, err)
 	}
 	iss := l.Issuer()
 	for _, p := range profile.All() {
@@ -168,7 +191,7 @@ func (l *authority) Issuer() profile.Issuer { return IssuerOf(&l.Authority, l.ce
 func IssuerOf(a *Authority, c *x509.Certificate) profile.Issuer {
 	i := profile.Issuer{
 		Subject: c.RawSubject, KeyID: c.SubjectKeyId, Key: c.PublicKey,
-		CRLBase: a.ListBase(), OCSPURL: a.OCSPURL(), CertURL: a.CertURL(), NotAfter: c.NotAfter,
+		CRLBase: a.ListBase(), OCSPURL: a.OCSPURL(), CertURL: a.CertURL(), NotAfter: c.NotAfter, Limits: profile.LimitsOf(c),
 	}
 	if a.Duty == profile.DutyRoot {
 		i.OCSPURL = "" // an offline root has no responder, only its list
@@ -176,9 +199,37 @@ func IssuerOf(a *Authority, c *x509.Certificate) profile.Issuer {
 	return i
 }
 
-// open refuses an authority that issues no more.
-func (l *authority) open(now time.Time) error {
+// again is the authority with what is written of it now. A certificate and where
+// its key is never change, so neither is read again under load.
+func (l *authority) again(a Authority) (*authority, bool) {
+	if l == nil || l.KeyURI != a.KeyURI || l.Duty != a.Duty || l.BaseURL != a.BaseURL || !bytes.Equal(l.Certificate, a.Certificate) {
+		return nil, false
+	}
+	serves := 0
+	for _, p := range profile.All() {
+		if p.CA || p.Issuer != "" && p.Issuer != a.Duty {
+			continue
+		}
+		if t := l.templates[p.Name]; t == nil || !reflect.DeepEqual(p, t.Profile) {
+			return nil, false
+		}
+		serves++
+	}
+	if serves != len(l.templates) {
+		return nil, false
+	}
+	n := *l
+	n.Authority = a
+	return &n, true
+}
+
+// open refuses an authority that issues no more. Its own OCSP responder it
+// certifies as long as it signs lists: without one nobody could ask about what it
+// issued (RFC 6960, Section 4.2.2.2).
+func (l *authority) open(p profile.Profile, now time.Time) error {
 	switch {
+	case p.Name == profile.OCSPResponder && l.State == StateClosed && now.Before(l.cert.NotAfter):
+	case p.Name == profile.OCSPResponder && l.State == StateActive && now.Before(l.cert.NotAfter) && !now.Before(l.cert.NotBefore):
 	case l.State != StateActive:
 		return ErrAuthorityClosed.New("%s is %s.", l.Name, l.State)
 	case !l.IssueUntil.IsZero() && !now.Before(l.IssueUntil), !now.Before(l.cert.NotAfter):
@@ -215,6 +266,9 @@ func CheckInstall(a *Authority, certificate []byte, root *x509.Certificate) (*x5
 	p, ok := profile.Get(map[profile.Duty]profile.Name{profile.DutyRoot: profile.Root, profile.DutyDevice: profile.DeviceCA, profile.DutyInfrastructure: profile.InfraCA}[a.Duty])
 	if !ok {
 		return nil, ErrAuthorityMismatch.New("There is no duty %q.", a.Duty)
+	}
+	if a.Duty == profile.DutyRoot && c.BasicConstraintsValid && c.IsCA && (c.MaxPathLen < 0 || c.MaxPathLen > 0) && uint32(c.KeyUsage)&p.Usage == p.Usage {
+		return c, nil // the root of an imported authority may have another shape than ours
 	}
 	if !c.IsCA || c.MaxPathLen != p.PathLen || uint32(c.KeyUsage) != p.Usage {
 		return nil, ErrAuthorityMismatch.New("The certificate is not of the profile %s: CA %t, path length %d, key usage %b.", p.Name, c.IsCA, c.MaxPathLen, c.KeyUsage)

@@ -50,8 +50,14 @@ type CA struct {
 	log    *slog.Logger
 	Late   atomic.Int64 // signatures that came after another was recorded, and were destroyed
 
-	mu   sync.RWMutex
-	auth map[string]*authority
+	FailedOver atomic.Int64 // certificates that another authority made, since the key of the first did not answer
+
+	reload   sync.Mutex // one at a time, so that the newest stays
+	mu       sync.RWMutex
+	auth     map[string]*authority
+	serving  serving
+	declared []Serving
+	crosses  []CrossInfo
 }
 
 // New makes a CA and loads the authorities.
@@ -73,13 +79,30 @@ func New(ctx context.Context, cfg Config) (*CA, error) {
 	if c.cfg.Backdate == 0 {
 		c.cfg.Backdate = 10 * time.Minute
 	}
-	return c, c.Reload(ctx)
+	return c, c.load(ctx, true)
 }
 
-// Reload reads the authorities again, for example after an installation. On an
-// error the former ones stay.
-func (c *CA) Reload(ctx context.Context) error {
+// Reload reads authorities and declarations again, for example after an
+// installation. On an error the former ones stay.
+func (c *CA) Reload(ctx context.Context) error { return c.load(ctx, false) }
+
+func (c *CA) load(ctx context.Context, starts bool) error {
+	c.reload.Lock()
+	defer c.reload.Unlock()
+	// What is declared is read first: the authorities it names are there then.
+	declared, err := c.cfg.Store.Servings(ctx)
+	if err != nil {
+		return err
+	}
 	rows, err := c.cfg.Store.Authorities(ctx)
+	if err != nil {
+		return err
+	}
+	stored, err := c.cfg.Store.Crosses(ctx)
+	if err != nil {
+		return err
+	}
+	crosses, err := loadCrosses(stored)
 	if err != nil {
 		return err
 	}
@@ -88,12 +111,26 @@ func (c *CA) Reload(ctx context.Context) error {
 		if a.State == StatePending {
 			continue
 		}
-		if auth[a.Name], err = load(ctx, a, c.cfg.Keys, c.cfg.PolicyArc); err != nil {
+		c.mu.RLock()
+		had := c.auth[a.Name]
+		c.mu.RUnlock()
+		if same, ok := had.again(a); ok {
+			auth[a.Name] = same
+		} else if auth[a.Name], err = load(ctx, a, c.cfg.Keys, c.cfg.PolicyArc); err != nil {
+			return err
+		} else if err := auth[a.Name].lost(); err != nil {
+			auth[a.Name].failed(c.now())
+			c.log.ErrorContext(ctx, "the key of an authority cannot be opened; others issue if they are declared", "authority", a.Name, "error", err)
+		}
+	}
+	if starts {
+		if err := deserted(auth); err != nil {
 			return err
 		}
 	}
+	join := joinServing(declared, auth)
 	c.mu.Lock()
-	c.auth = auth
+	c.auth, c.serving, c.declared, c.crosses = auth, join, declared, crosses
 	c.mu.Unlock()
 	return nil
 }
@@ -108,8 +145,11 @@ type Request struct {
 	Key      crypto.PublicKey // parsed from SPKI
 	NotAfter time.Time        // zero: the profile's lifetime, clipped to the issuer's
 	Origin   profile.Origin
-	// Authority names the issuer; "" picks the active one of the profile's duty.
+	// Authority names the issuer, which must be declared for the profile; "" takes
+	// the one that is declared for Product and Region.
 	Authority string
+	// Product and Region are what the declaration may go by; "" where nobody knows.
+	Product, Region string
 
 	Account   string
 	Quota     int64
@@ -123,7 +163,7 @@ type Request struct {
 // Issue makes one certificate, or returns the one that this identity and key
 // have already. The order of its steps is what makes the promises true:
 //
-//  1. check: the request against the key policy and the profile.
+//  1. check: the request against the key policy and the profile; who may issue it.
 //  2. build: draw the serial number, render the TBS.
 //  3. lint: nothing is reserved, and so nothing is signed, that a rule refuses.
 //  4. reserve: serial number and TBS are durable before the key is used, so a
@@ -131,15 +171,26 @@ type Request struct {
 //  5. sign: only bytes that were linted and reserved; verified with the pinned key.
 //  6. record: certificate and log leaf in one transaction.
 //  7. answer: what the ledger says, which is the first recorded signature.
+//
+// If the key does not answer in step 5, the next authority that is declared makes
+// the certificate: from step 2 on, with a serial number of its own, whose
+// reservation voids the former one. What the first key might still sign can not
+// be recorded any more.
 func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	// 1. check
-	a, tmpl, err := c.check(&r)
+	p, list, err := c.check(&r)
 	if err != nil {
 		return Issued{}, err
 	}
 	now := c.now()
+	a, err := choose(list, p, now)
+	if err != nil {
+		return Issued{}, err
+	}
+	var instead Serial
 	for try := 0; ; try++ {
 		// 2. build
+		tmpl := a.templates[p.Name]
 		fields, err := c.fields(a, tmpl, &r, now)
 		if err != nil {
 			return Issued{}, err
@@ -154,7 +205,9 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 			return Issued{}, err
 		}
 		// 4. reserve
-		reserved, issued, err := c.cfg.Ledger.Reserve(ctx, c.claim(a, &r, fields, tmpl.Profile.Version, tbs, now))
+		claim := c.claim(a, &r, fields, tmpl.Profile.Version, tbs, now)
+		claim.Instead = instead
+		reserved, issued, err := c.cfg.Ledger.Reserve(ctx, claim)
 		if errors.Is(err, ErrSerialTaken) && try < 2 {
 			c.log.ErrorContext(ctx, "drawn serial number exists already", "authority", a.Name) // A5
 			continue
@@ -165,15 +218,35 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 		if issued != nil {
 			return *issued, nil
 		}
-		permit, err := c.permit(draft, tbs, reserved)
+		permit, err := c.permit(draft, tbs, reserved, p, list)
+		if errors.Is(err, errNotServing) && try < maxMoves { // it was when it was reserved, or when it was picked
+			if list, err = c.choices(r.Tenant, p, &r); err == nil {
+				a, err = choose(list, p, now)
+			}
+			if err != nil {
+				return Issued{}, err
+			}
+			instead = reserved.Serial
+			continue
+		}
 		if err != nil {
 			return Issued{}, err
 		}
 		// 5. sign
 		der, err := c.sign(ctx, permit)
+		if unanswered(ctx, err) {
+			permit.authority.failed(c.now())
+			if next := another(list, permit.authority.Name, p, c.now()); next != nil && try < maxMoves {
+				c.FailedOver.Add(1)
+				c.log.WarnContext(ctx, "the key of an authority does not answer; the next one issues", "authority", permit.authority.Name, "next", next.Name, "error", err)
+				a, instead = next, reserved.Serial
+				continue
+			}
+		}
 		if err != nil {
 			return Issued{}, err
 		}
+		permit.authority.answered()
 		// 6. record
 		out, err := c.cfg.Ledger.Record(ctx, reserved, der)
 		if err != nil {
@@ -188,6 +261,15 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	}
 }
 
+// maxMoves bounds how often one request goes to another authority.
+const maxMoves = 4
+
+// unanswered tells whether a failure is that of a key that is away, as against a
+// wrong signature or a caller that is gone.
+func unanswered(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && fault.KindOf(err) == fault.Unavailable
+}
+
 func capital(s string) string {
 	if s == "" {
 		return s
@@ -195,57 +277,27 @@ func capital(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// check finds issuer and template and refuses what policy refuses.
-func (c *CA) check(r *Request) (*authority, *profile.Template, error) {
+// check finds the profile and who may issue it, and refuses what policy refuses.
+func (c *CA) check(r *Request) (p profile.Profile, list []*authority, err error) {
 	p, ok := profile.Get(profile.Name(r.Profile))
 	if !ok || p.CA {
-		return nil, nil, ErrProfileUnknown.New("Profile %q.", r.Profile)
+		return p, nil, ErrProfileUnknown.New("Profile %q.", r.Profile)
 	}
 	if r.Tenant == "" || r.Holder == "" || len(r.SPKI) == 0 {
-		return nil, nil, ErrInvalidRequest.New("Tenant, holder and key are needed.")
+		return p, nil, ErrInvalidRequest.New("Tenant, holder and key are needed.")
 	}
 	if (r.Account == "") != (r.Quota == 0) {
-		return nil, nil, ErrInvalidRequest.New("An account needs a quota.")
+		return p, nil, ErrInvalidRequest.New("An account needs a quota.")
 	}
 	device := p.Name == profile.IDevID || p.Name == profile.LDevID
 	if device != r.Origin.Valid() {
-		return nil, nil, ErrInvalidRequest.New("The origin of a device's key must be stated, and of no other (S5).")
+		return p, nil, ErrInvalidRequest.New("The origin of a device's key must be stated, and of no other (S5).")
 	}
 	if err := c.cfg.KeyPolicy.Check(r.Key); err != nil {
-		return nil, nil, err
+		return p, nil, err
 	}
-	a, err := c.pick(r.Tenant, p, r.Authority)
-	if err != nil {
-		return nil, nil, err
-	}
-	return a, a.templates[p.Name], nil
-}
-
-// pick chooses the authority: the named one, or the newest active one of the duty.
-func (c *CA) pick(tenant string, p profile.Profile, name string) (*authority, error) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	now := c.now()
-	if name != "" {
-		a := c.auth[name]
-		if a == nil || a.Tenant != tenant {
-			return nil, ErrAuthorityUnknown.New("%s.", name)
-		}
-		if a.templates[p.Name] == nil {
-			return nil, ErrNoAuthority.New("%s has the duty %s and does not issue %s certificates (S1).", name, a.Duty, p.Name)
-		}
-		return a, a.open(now)
-	}
-	var best *authority
-	for _, a := range c.auth {
-		if a.Tenant == tenant && a.Duty == p.Issuer && a.open(now) == nil && (best == nil || a.CreatedAt.After(best.CreatedAt)) {
-			best = a
-		}
-	}
-	if best == nil {
-		return nil, ErrNoAuthority.New("Profile %s needs an authority with the duty %s.", p.Name, p.Issuer).After(time.Minute)
-	}
-	return best, nil
+	list, err = c.choices(r.Tenant, p, r)
+	return p, list, err
 }
 
 // fields draws the serial number and plans the validity.
@@ -277,11 +329,7 @@ func (c *CA) fields(a *authority, t *profile.Template, r *Request, now time.Time
 func (c *CA) lint(tbs []byte, t *profile.Template, f *profile.Fields) (*x509.Certificate, error) {
 	draft, found := c.linter.Certificate(tbs, lint.Expect{Template: t, Fields: f})
 	if len(found) > 0 {
-		names := make([]string, len(found))
-		for i, f := range found {
-			names[i] = f.String()
-		}
-		return nil, ErrLint.New("%s.", strings.Join(names, "; ")).With("rules", names)
+		return nil, lintFault(found)
 	}
 	return draft, nil
 }
@@ -302,15 +350,21 @@ type permit struct {
 	authority *authority
 }
 
+// errNotServing: the authority of a reservation may not issue it, or no more.
+var errNotServing = errors.New("ca: the authority of the reservation does not serve it")
+
 // permit joins a linted draft and a reservation. A resumed reservation has an
 // older TBS, pinned with its profile version (A1); it was linted when it was
 // reserved and must still be a certificate for this key.
-func (c *CA) permit(draft *x509.Certificate, tbs []byte, r Reservation) (permit, error) {
+func (c *CA) permit(draft *x509.Certificate, tbs []byte, r Reservation, p profile.Profile, list []*authority) (permit, error) {
 	c.mu.RLock()
 	a := c.auth[r.Authority]
 	c.mu.RUnlock()
 	if a == nil {
 		return permit{}, ErrAuthorityUnknown.New("The reservation was made under %s.", r.Authority)
+	}
+	if a.open(p, c.now()) != nil || !slices.ContainsFunc(list, func(l *authority) bool { return l.Name == a.Name }) {
+		return permit{}, errNotServing
 	}
 	if !r.Resumed {
 		if !bytes.Equal(tbs, r.TBS) {
@@ -376,7 +430,10 @@ func (l *authority) signature(ctx context.Context, tbs []byte) ([]byte, error) {
 type Info struct {
 	Authority
 	Cert *x509.Certificate
+	Lost error // why its key could not be opened since the start; nil if it was, or there is none
 }
+
+func (l *authority) info() Info { return Info{l.Authority, l.cert, l.lost()} }
 
 // Authorities lists the loaded authorities, roots included, ordered by name.
 func (c *CA) Authorities() []Info {
@@ -384,7 +441,7 @@ func (c *CA) Authorities() []Info {
 	defer c.mu.RUnlock()
 	out := make([]Info, 0, len(c.auth))
 	for _, a := range c.auth {
-		out = append(out, Info{a.Authority, a.cert})
+		out = append(out, a.info())
 	}
 	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
 	return out
@@ -395,7 +452,7 @@ func (c *CA) Authority(name string) (Info, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if a := c.auth[name]; a != nil {
-		return Info{a.Authority, a.cert}, nil
+		return a.info(), nil
 	}
 	return Info{}, ErrAuthorityUnknown.New("%s.", name)
 }

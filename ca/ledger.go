@@ -73,6 +73,10 @@ type Claim struct {
 	Rekey   Rekey
 	// MaxRekeys bounds how often an identity may change its key.
 	MaxRekeys int
+	// Instead names a reservation of this identity and key that has no certificate
+	// and whose authority cannot sign it: it becomes void, and this claim takes its
+	// place.
+	Instead Serial
 
 	Authority string
 	Version   int // of the profile

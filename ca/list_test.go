@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"testing"
 	"time"
 
@@ -29,50 +28,10 @@ func tbsOf(n int) []byte {
 	})
 }
 
-func TestSample_KeepsShortListsWholeAndBoundsLongOnes(t *testing.T) {
-	for _, n := range []int{0, 1, wholeListEntries, wholeListEntries + 1, 30_000} {
-		tbs := tbsOf(n)
-		l, err := splitList(tbs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := l.sample()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n <= wholeListEntries {
-			if !bytes.Equal(s, tbs) {
-				t.Errorf("%d entries: not the list itself", n)
-			}
-			continue
-		}
-		got, err := splitList(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, last, count := int64(0), int64(0), 0
-		for in := got.entries; len(in) > 0; count++ {
-			e, rest, err := der.Take(in, der.TagSequence)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v, _, _ := der.Take(e.Content, der.TagInteger)
-			last, _ = v.Int()
-			if count == 0 {
-				first = last
-			}
-			in = rest
-		}
-		if count != 2*sampleEntries || first != 1 || last != int64(n) || !bytes.Equal(got.front, l.front) || !bytes.Equal(got.back, l.back) {
-			t.Errorf("%d entries: a sample of %d from %d to %d", n, count, first, last)
-		}
-	}
-}
-
-func TestSplitList_RefusesWhatIsCut(t *testing.T) {
+func TestReadFrame_RefusesWhatIsCut(t *testing.T) {
 	tbs := tbsOf(3)
 	for n := range tbs {
-		if _, err := splitList(tbs[:n]); err == nil {
+		if _, err := readFrame(tbs[:n]); err == nil {
 			t.Errorf("the first %d octets are a list", n)
 		}
 	}

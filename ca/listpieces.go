@@ -22,10 +22,12 @@ type ListPieces struct {
 	Sample []byte
 }
 
-// SignListPieces is [CA.SignList] for a list that nobody holds twice: it is hashed
-// where it lies. The frame is proven with the sample between its ends, and the
-// signature is verified over the same hash with the pinned key. The whole list is
-// not linted; every entry was read when its piece was made.
+// SignListPieces signs a list where it lies, since nobody holds a long one twice,
+// and gives the signature. A closed authority still signs lists (S2); a root's list
+// is signed offline. The frame is proven to be a list of this authority with the
+// sample between its ends, and linted, and the signature is verified over the same
+// hash with the pinned key. The whole list is not linted; every entry was read when
+// its piece was made.
 func (c *CA) SignListPieces(ctx context.Context, authority string, p *ListPieces) (sig []byte, err error) {
 	a, err := c.loaded(authority)
 	if err != nil {
@@ -41,7 +43,7 @@ func (c *CA) SignListPieces(ctx context.Context, authority string, p *ListPieces
 	if err != nil {
 		return nil, ErrList.Wrap(err, "The list of %s is not DER.", authority)
 	}
-	l, err := splitList(sample)
+	l, err := readFrame(sample)
 	if err != nil {
 		return nil, ErrList.Wrap(err, "The list of %s is not DER.", authority)
 	}

@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -42,6 +43,46 @@ type Config struct {
 	URL      string // of the database; "" means a new SQLite file
 	Patience time.Duration
 	Now      func() time.Time
+	// Copied takes an SQLite file whose tables another fixture of the process made,
+	// with the key of its seals: under the race detector they take half a second.
+	Copied bool
+}
+
+// made is the empty database that fixtures copy.
+var made struct {
+	sync.Mutex
+	master, file []byte
+}
+
+// copied writes an empty database of the current schema, and gives its key.
+func copied(t testing.TB, path string) (master []byte) {
+	t.Helper()
+	made.Lock()
+	defer made.Unlock()
+	if made.file == nil {
+		master := make([]byte, seal.MasterSize)
+		rand.Read(master)
+		box, err := seal.Open(master)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := filepath.Join(t.TempDir(), "first.db")
+		db, err := store.Open(context.Background(), store.Config{URL: first, Seal: box})
+		if err == nil {
+			err = db.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if made.file, err = os.ReadFile(first); err != nil {
+			t.Fatal(err)
+		}
+		made.master = master
+	}
+	if err := os.WriteFile(path, made.file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return made.master
 }
 
 // Fixture is an open database and a CA on it. The test's end closes it.
@@ -70,11 +111,14 @@ func Open(t testing.TB, cfg Config) *Fixture {
 	if f.Now == nil {
 		f.Now = time.Now
 	}
-	if cfg.URL == "" {
-		cfg.URL = filepath.Join(t.TempDir(), "hallmark.db")
-	}
 	master := make([]byte, seal.MasterSize)
 	rand.Read(master)
+	if cfg.URL == "" {
+		cfg.URL = filepath.Join(t.TempDir(), "hallmark.db")
+		if cfg.Copied {
+			master = copied(t, cfg.URL)
+		}
+	}
 	var err error
 	if f.Box, err = seal.Open(master); err != nil {
 		t.Fatal(err)
@@ -175,13 +219,19 @@ func (f *Fixture) IssueIDevID(t testing.TB, unit string) (*x509.Certificate, *ec
 func (f *Fixture) Issue(t testing.TB, p profile.Name, holder, slot string, names profile.Names) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key := NewKey(t)
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	return f.IssueFor(t, p, holder, slot, names, key.Public()), key
+}
+
+// IssueFor is Issue for a key that there is.
+func (f *Fixture) IssueFor(t testing.TB, p profile.Name, holder, slot string, names profile.Names, key crypto.PublicKey) *x509.Certificate {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := ca.Request{
 		Identity: ca.Identity{Tenant: access.DefaultTenant, Holder: holder, Profile: string(p), Slot: slot},
-		Subject:  profile.Subject{Organization: "Example", CommonName: holder, SerialNumber: holder}, Names: names, SPKI: spki, Key: key.Public(),
+		Subject:  profile.Subject{Organization: "Example", CommonName: holder, SerialNumber: holder}, Names: names, SPKI: spki, Key: key,
 		Requester: ca.Requester{Actor: "service:test"}, Tool: "catest",
 	}
 	if p == profile.IDevID || p == profile.LDevID {
@@ -198,7 +248,7 @@ func (f *Fixture) Issue(t testing.TB, p profile.Name, holder, slot string, names
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, key
+	return c
 }
 
 // Server issues a TLS server certificate for localhost and 127.0.0.1, with its chain.

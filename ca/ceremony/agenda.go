@@ -108,6 +108,8 @@ type Task struct {
 	Root string      `yaml:"root"`
 	Duty string      `yaml:"duty"`
 	CSR  *AgendaFile `yaml:"csr"`
+	// Constraints narrow the certificate, with issue and cross-sign.
+	Constraints *profile.Constraints `yaml:"constraints"`
 	// Other is the root that is certified.
 	Other string `yaml:"other"`
 	// First says that there was no list; else PreviousList is needed.
@@ -272,6 +274,14 @@ func (p *Agenda) creates(root string) *Task {
 		}
 	}
 	return nil
+}
+
+// constraints are those of the step.
+func (s *Task) constraints() profile.Constraints {
+	if s.Constraints == nil {
+		return profile.Constraints{}
+	}
+	return *s.Constraints
 }
 
 // baseURL is what a root's URLs start with.

@@ -164,8 +164,8 @@ func fileName(s string) error {
 var members = map[string]string{
 	DoCreateRoot: "+name +key +base_url +subject ?not_after",
 	DoRotate:     "+name +key +base_url +subject ?not_after +root",
-	DoIssue:      "+root +name +duty +csr +subject ?not_after",
-	DoCrossSign:  "+root +other +name ?not_after",
+	DoIssue:      "+root +name +duty +csr +subject ?not_after ?constraints",
+	DoCrossSign:  "+root +other +name ?not_after ?constraints",
 	DoSignList:   "+root ?first ?previous_list ?days ?revoke",
 	DoDestroy:    "+key +how",
 }
@@ -174,7 +174,7 @@ func (s *Task) has() map[string]bool {
 	return map[string]bool{
 		"name": s.Name != "", "key": s.Key != "", "base_url": s.BaseURL != "", "subject": s.Subject != nil, "not_after": s.NotAfter != "",
 		"root": s.Root != "", "duty": s.Duty != "", "csr": s.CSR != nil, "other": s.Other != "", "first": s.First,
-		"previous_list": s.PreviousList != nil, "days": s.Days != 0, "revoke": len(s.Revoke) > 0, "how": s.How != "",
+		"previous_list": s.PreviousList != nil, "days": s.Days != 0, "revoke": len(s.Revoke) > 0, "how": s.How != "", "constraints": s.Constraints != nil,
 	}
 }
 
@@ -226,6 +226,18 @@ func (p *Agenda) checkSteps() error {
 			}
 			made[key] = s.Name
 			roots[s.Name] = true
+			if s.Do == DoRotate { // the old root signs too
+				old := p.keyOf(&Task{Do: DoCrossSign, Root: s.Root})
+				switch k, ok := p.Keys[old]; {
+				case !ok:
+					return wrong("There is no key %q to sign with.", old)
+				case gone[old]:
+					return wrong("The key %s was destroyed before.", old)
+				case k.Generate != "" && !keys[old]:
+					return wrong("The key %s was not made yet.", old)
+				}
+				keys[old] = true
+			}
 		case DoIssue, DoCrossSign:
 			if k.Generate != "" && !keys[key] {
 				return wrong("The key %s was not made yet.", key)
@@ -295,6 +307,16 @@ func (p *Agenda) checkStep(s *Task) error {
 	}
 	if s.Duty != "" && s.Duty != string(profile.DutyDevice) && s.Duty != string(profile.DutyInfrastructure) {
 		return wrong("The duty is device or infrastructure, not %.30q.", s.Duty)
+	}
+	p0, _ := profile.Get(profile.CrossRoot)
+	if s.Duty != "" {
+		p0 = profileOf(profile.Duty(s.Duty))
+		if err := serves(profile.Duty(s.Duty), s.constraints().Purposes); err != nil {
+			return wrong("%s", detail(err))
+		}
+	}
+	if _, err := p0.Constrained(s.constraints()); err != nil {
+		return wrong("Constraints: %s.", err)
 	}
 	for _, f := range []*AgendaFile{s.CSR, s.PreviousList} {
 		if f == nil {

@@ -107,6 +107,36 @@ func TestParseAgenda_RefusesWhatIsNotOneScript_S37(t *testing.T) {
 	}
 }
 
+// rotation is a script that only turns a root, with steps before.
+func rotation(t *testing.T, before string) string {
+	t.Helper()
+	good := goodScript(t)
+	return good[:strings.Index(good, "keys:\n")] + `keys:
+  old: {uri: "pkcs11:token=root;object=root"}
+  new: {uri: "pkcs11:token=root;object=new", generate: P-384}
+roots:
+  acme-root: {certificate: acme-root.cer, sha256: ` + strings.Repeat("ab", 32) + `, key: old, base_url: "http://pki.acme-devices.example"}
+steps:
+` + before + `  - {step: turn, do: rotate, name: acme-root-2, root: acme-root, key: new, base_url: "http://pki.acme-devices.example", subject: {common_name: Acme Device Root 2}}
+`
+}
+
+// The old root signs in a rotation: its key is used by it, and has to be there.
+func TestParseAgenda_ARotationUsesTheOldKey(t *testing.T) {
+	if _, err := ceremony.ParseAgenda([]byte(rotation(t, ""))); err != nil {
+		t.Error(err)
+	}
+	gone := rotation(t, "  - {step: end, do: destroy, key: old, how: Break the card.}\n")
+	if _, err := ceremony.ParseAgenda([]byte(gone)); fault.From(err).Code != ceremony.ErrScript.Code || !strings.Contains(fault.From(err).Detail, "The key old was destroyed before") {
+		t.Errorf("the old key is destroyed before it signs: %v", err)
+	}
+	none := strings.Replace(rotation(t, ""), ", key: old, base_url", ", base_url", 1)
+	none = strings.Replace(none, "  old: {uri: \"pkcs11:token=root;object=root\"}\n", "", 1)
+	if _, err := ceremony.ParseAgenda([]byte(none)); fault.From(err).Code != ceremony.ErrScript.Code || !strings.Contains(fault.From(err).Detail, "no key") {
+		t.Errorf("the old root has no key here: %v", err)
+	}
+}
+
 func FuzzParseAgenda(f *testing.F) {
 	good := goodScript(f)
 	f.Add([]byte(good))

@@ -13,12 +13,13 @@ import (
 // CrossRequest asks one root to certify another, so that who trusts only the
 // first finds a chain to what is below the second.
 type CrossRequest struct {
-	RootCert []byte // DER or PEM: the root that signs
-	KeyURI   string // of the root that signs
-	RootName string // as in the certificates below it; "" = from the previous transcript
-	BaseURL  string // likewise
-	Other    []byte // DER or PEM: the root that is certified
-	Name     string // of the cross certificate in files
+	RootCert    []byte              // DER or PEM: the root that signs
+	KeyURI      string              // of the root that signs
+	RootName    string              // as in the certificates below it; "" = from the previous transcript
+	BaseURL     string              // likewise
+	Other       []byte              // DER or PEM: the root that is certified
+	Name        string              // of the cross certificate in files
+	Constraints profile.Constraints // narrow it
 	// NotAfter ends it; zero means as long as both roots live.
 	NotAfter time.Time
 }
@@ -55,6 +56,9 @@ func (c *Ceremony) PlanCross(ctx context.Context, r CrossRequest) (*Plan, error)
 		return nil, err
 	}
 	p, _ := profile.Get(profile.CrossRoot)
+	if p, err = t.Script.constrain(p, r.Constraints); err != nil {
+		return nil, err
+	}
 	end := endOf(p, r.NotAfter, root, c.now())
 	if r.NotAfter.IsZero() && end.After(other.NotAfter) {
 		end = other.NotAfter
@@ -104,6 +108,9 @@ func (v *verifier) contentCross(root *x509.Certificate) error {
 	p, _ := profile.Get(profile.CrossRoot)
 	if s.Profile != string(p.Name) {
 		return broken("script.profile", nil, "It is %.40q.", s.Profile)
+	}
+	if p, err = p.Constrained(s.constraints()); err != nil {
+		return broken("script.constraints", err, "%s.", err)
 	}
 	if err := checkIssuing(cert, p, root, s.Root, s.BaseURL); err != nil {
 		return broken("objects.certificate", err, "%s.", err)

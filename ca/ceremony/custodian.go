@@ -108,7 +108,7 @@ func sealAs(ctx context.Context, kind string, payload []byte, keys ...hsm.Signer
 		}
 		e.Signatures = append(e.Signatures, signature{KeyID: hexSum(spki), Sig: base64.StdEncoding.EncodeToString(sig)})
 	}
-	return canonical(e)
+	return e.canonical()
 }
 
 // openAs checks the form of an envelope; its signatures are for [envelope.good].
@@ -120,7 +120,7 @@ func openAs(data []byte, kind string) (*envelope, []byte, error) {
 	if err := strictjson.Decode(data, e, strictjson.WithLimits(strictjson.Limits{Size: maxLine, Values: 256})); err != nil {
 		return nil, nil, err
 	}
-	if again, err := canonical(e); err != nil || !bytes.Equal(again, data) {
+	if again, err := e.canonical(); err != nil || !bytes.Equal(again, data) {
 		return nil, nil, fmt.Errorf("it is not in the canonical form")
 	}
 	if e.PayloadType != kind {

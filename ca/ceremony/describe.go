@@ -63,6 +63,14 @@ func describeCertificate(p *Plan, c *x509.Certificate, notes []string) string {
 	line("Not before", "%s", stamp(c.NotBefore))
 	line("Not after", "%s", stamp(c.NotAfter))
 	line("CA", "%t, path length %d", c.IsCA, c.MaxPathLen)
+	if n := p.t.Script.constraints(); !n.Empty() {
+		line("Permitted", "%s", strings.Join(n.Permitted, " "))
+		line("Excluded", "%s", strings.Join(n.Excluded, " "))
+		line("Purposes", "%s", strings.Join(n.Purposes, " "))
+		for _, e := range c.UnhandledCriticalExtensions {
+			line("Attention", "programs in Go refuse everything below it, because of the critical extension %s", e)
+		}
+	}
 	line("Key usage", "%s", usageText(c.KeyUsage))
 	line("Public key", "%s, SHA-256 %s", c.PublicKeyAlgorithm, hexSum(c.RawSubjectPublicKeyInfo))
 	line("", "%s", WordsOf(c.RawSubjectPublicKeyInfo))

@@ -8,7 +8,11 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"unicode/utf8"
+
+	"github.com/gowebpki/jcs"
 
 	"hallmark/ca/keycheck"
 	"hallmark/ca/profile"
@@ -32,6 +36,23 @@ type signature struct {
 	Sig   string `json:"sig"`
 }
 
+// canonical is the one form of an envelope. Its members are declared in the order
+// of their names and hold base64, so that what encoding/json writes is canonical
+// already unless somebody put something else there.
+func (e *envelope) canonical() ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(e); err != nil {
+		return nil, err
+	}
+	out := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	if bytes.ContainsFunc(out, func(r rune) bool { return r == '\\' || r >= utf8.RuneSelf }) {
+		return jcs.Transform(out)
+	}
+	return out, nil
+}
+
 // preAuth is the pre-authentication encoding of DSSE v1: it binds the type, and
 // its first octets keep it apart from everything else that a CA key signs.
 func preAuth(kind string, payload []byte) []byte {
@@ -48,10 +69,11 @@ func seal(ctx context.Context, key hsm.Signer, t *Transcript) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return canonical(envelope{
+	e := envelope{
 		Payload: base64.StdEncoding.EncodeToString(payload), PayloadType: payloadType,
 		Signatures: []signature{{KeyID: t.Key.SHA256, Sig: base64.StdEncoding.EncodeToString(sig)}},
-	})
+	}
+	return e.canonical()
 }
 
 // unseal checks an envelope against the key that its transcript names. Whether
@@ -64,7 +86,7 @@ func unseal(data []byte) (*Transcript, crypto.PublicKey, error) {
 	if err := strictjson.Decode(data, &e, strictjson.WithLimits(strictjson.Limits{Size: MaxFile, Values: 16})); err != nil {
 		return nil, nil, broken("envelope", err, "It is not a signed transcript.")
 	}
-	if again, err := canonical(e); err != nil || !bytes.Equal(again, data) {
+	if again, err := e.canonical(); err != nil || !bytes.Equal(again, data) {
 		return nil, nil, broken("envelope", err, "It is not in the canonical form.")
 	}
 	if e.PayloadType != payloadType {

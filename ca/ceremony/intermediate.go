@@ -26,6 +26,8 @@ type SignRequest struct {
 	Name    string
 	Duty    profile.Duty
 	Subject profile.Subject
+	// Constraints narrow it; nil takes what a CSR's transcript asks for.
+	Constraints *profile.Constraints
 	// NotAfter ends the certificate; zero means as long as the profile allows,
 	// clipped to the root (A9).
 	NotAfter time.Time
@@ -83,6 +85,9 @@ func (c *Ceremony) PlanIntermediate(ctx context.Context, r SignRequest) (*Plan, 
 	}
 	t.Exceptions = append(t.Exceptions, more...)
 	t.Script.Root, t.Script.BaseURL = r.RootName, r.BaseURL
+	if p, err = t.Script.constrain(p, *r.Constraints); err != nil {
+		return nil, err
+	}
 	t.Objects = append(t.Objects, object(RoleRoot, false, root.Raw), object(RoleCSR, false, in.req.Raw))
 	notes := []string{"CSR            " + WordsOf(in.req.Raw), "  its subject  " + graphic(nameOf(in.req.RawSubject)) + " (not used)"}
 	if n := len(in.req.Extensions); n > 0 {
@@ -197,10 +202,19 @@ func readCSR(data []byte) (*incoming, error) {
 // fill takes what the request leaves empty from the CSR's transcript, and
 // refuses a contradiction: then one of the two is for another authority.
 func (in *incoming) fill(r *SignRequest) error {
+	if r.Constraints == nil {
+		r.Constraints = &profile.Constraints{}
+		if in.transcript != nil {
+			*r.Constraints = in.transcript.Script.constraints()
+		}
+	}
 	if in.transcript == nil {
 		return nil
 	}
 	s := in.transcript.Script
+	if asked := s.constraints(); !asked.Empty() && !asked.Equal(*r.Constraints) {
+		return ErrRequest.New("The CSR was made for an authority with other constraints: path length, permitted, excluded or purposes differ.")
+	}
 	if r.Name == "" {
 		r.Name = s.Authority
 	} else if r.Name != s.Authority {

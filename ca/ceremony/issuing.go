@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"io"
+	"slices"
 
 	"hallmark/ca"
 	"hallmark/ca/csr"
@@ -25,6 +26,8 @@ type CSRRequest struct {
 	// Subject is what the ceremony is asked to use. The CSR carries its common
 	// name only; the rest travels in the transcript.
 	Subject profile.Subject
+	// Constraints are what the ceremony is asked to narrow the certificate by.
+	Constraints profile.Constraints
 }
 
 // MakeCSR makes or opens an issuing key and its CSR. The transcript is the file
@@ -37,6 +40,12 @@ func (c *Ceremony) MakeCSR(ctx context.Context, r CSRRequest) (*Result, error) {
 	}
 	if r.Subject.CommonName == "" {
 		return nil, ErrRequest.New("An issuing authority needs a common name.")
+	}
+	if _, err := p.Constrained(r.Constraints); err != nil {
+		return nil, ErrRequest.Wrap(err, "Constraints: %s.", err)
+	}
+	if err := serves(r.Duty, r.Constraints.Purposes); err != nil {
+		return nil, err
 	}
 	if r.Generate && r.Algorithm == "" {
 		r.Algorithm = hsm.P256
@@ -57,6 +66,9 @@ func (c *Ceremony) MakeCSR(ctx context.Context, r CSRRequest) (*Result, error) {
 	}
 	s := &t.Script
 	s.Profile, s.ProfileVersion, s.Subject = string(p.Name), p.Version, Subject(r.Subject)
+	if !r.Constraints.Empty() {
+		s.Constraints = &r.Constraints
+	}
 	t.Confirmed = unasked
 	t.Objects = append(t.Objects, object(RoleCSR, true, made))
 	res, err := c.finish(ctx, key, &t, nil)
@@ -120,7 +132,14 @@ func (c *Ceremony) CheckInstall(ctx context.Context, r InstallRequest) (*Result,
 	if err != nil {
 		return nil, err
 	}
-	if err := checkIssuing(cert, profileOf(r.Authority.Duty), root, r.RootName, r.BaseURL); err != nil {
+	p, narrowed, err := narrowedBy(cert, profileOf(r.Authority.Duty))
+	if err != nil {
+		return nil, err
+	}
+	if err := serves(r.Authority.Duty, narrowed.Purposes); err != nil {
+		return nil, err
+	}
+	if err := checkIssuing(cert, p, root, r.RootName, r.BaseURL); err != nil {
 		return nil, ca.ErrAuthorityMismatch.Wrap(err, "The certificate: %s.", err)
 	}
 	key, t, err := c.begin(ctx, KindInstall, r.Authority.Name, r.Authority.KeyURI, false, "")
@@ -130,8 +149,10 @@ func (c *Ceremony) CheckInstall(ctx context.Context, r InstallRequest) (*Result,
 	if !sameKey(key.Public(), cert.PublicKey) {
 		return nil, ErrKey.New("The certificate is of %s.", graphic(cert.Subject.String()))
 	}
-	p := profileOf(r.Authority.Duty)
 	s := &t.Script
+	if !narrowed.Empty() {
+		s.Constraints = &narrowed
+	}
 	s.Profile, s.ProfileVersion, s.Root, s.BaseURL = string(p.Name), p.Version, r.RootName, r.BaseURL
 	s.NotBefore, s.NotAfter = stamp(cert.NotBefore), stamp(cert.NotAfter)
 	s.ListURL = profile.ListURL(issuerOf(root, r.RootName, r.BaseURL).CRLBase, 0)
@@ -146,6 +167,36 @@ func (c *Ceremony) CheckInstall(ctx context.Context, r InstallRequest) (*Result,
 	}
 	res.CertificateDER, res.CertificatePEM, res.Words = cert.Raw, toPEM("CERTIFICATE", cert.Raw), WordsOf(cert.Raw)
 	return res, nil
+}
+
+// narrowedBy is the profile with the constraints of a certificate, which must be
+// of a kind that the verifiers of this service understand (S29).
+func narrowedBy(c *x509.Certificate, p profile.Profile) (profile.Profile, profile.Constraints, error) {
+	narrowed, err := profile.ConstraintsOf(c, p)
+	if err == nil {
+		p, err = p.Constrained(narrowed)
+	}
+	if err != nil {
+		return p, narrowed, ca.ErrAuthorityMismatch.Wrap(err, "The certificate: %s.", err)
+	}
+	if len(c.UnhandledCriticalExtensions) > 0 {
+		return p, narrowed, ca.ErrAuthorityMismatch.New("The doors of this service, and every program in Go, refuse what is below it: it has a critical constraint that they do not check, such as one on directory names (S29).")
+	}
+	return p, narrowed, nil
+}
+
+// serves refuses purposes without which an authority cannot do its duty: none at
+// all narrow nothing.
+func serves(d profile.Duty, purposes []string) error {
+	if len(purposes) == 0 {
+		return nil
+	}
+	for _, need := range map[profile.Duty][]string{profile.DutyDevice: {"client-auth", "ocsp-signing"}, profile.DutyInfrastructure: {"client-auth", "server-auth", "ocsp-signing"}}[d] {
+		if !slices.Contains(purposes, need) {
+			return ErrRequest.New("An authority with the duty %s issues certificates for %s, so its own must not leave that out.", d, need)
+		}
+	}
+	return nil
 }
 
 // Certificate is the certificate that a sign or root transcript holds, for

@@ -597,6 +597,9 @@ func (r *replay) matchTask(task *Task, t *Transcript) error {
 		if s.Authority != task.Name || !bytes.Equal(t.Object(RoleOtherRoot), r.roots[task.Other].Raw) {
 			return errors.New("it certifies another root")
 		}
+		if !s.constraints().Equal(task.constraints()) {
+			return errors.New("it has other constraints")
+		}
 	case DoSignList:
 		return r.matchList(task, t)
 	}
@@ -606,6 +609,9 @@ func (r *replay) matchTask(task *Task, t *Transcript) error {
 func (r *replay) matchIssue(task *Task, t *Transcript) error {
 	if t.Script.Authority != task.Name || t.Script.Profile != string(profileOf(profile.Duty(task.Duty)).Name) {
 		return fmt.Errorf("it is %s of the profile %s", t.Script.Authority, t.Script.Profile)
+	}
+	if !t.Script.constraints().Equal(task.constraints()) {
+		return errors.New("it has other constraints")
 	}
 	file := r.begin.file(task.CSR.File)
 	if raw := t.Object(RoleRequest); raw != nil {

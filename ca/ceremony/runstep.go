@@ -206,14 +206,16 @@ func (r *run) plan(ctx context.Context, step *Ceremony, task *Task, b *beginLine
 			Subject: task.Subject.profile(), NotAfter: end,
 		})
 	case DoIssue:
+		narrow := task.constraints()
 		return step.PlanIntermediate(ctx, SignRequest{
 			RootCert: r.st.roots[task.Root].Raw, KeyURI: uri, CSR: b.file(task.CSR.File), Name: task.Name, Duty: profile.Duty(task.Duty),
 			Subject: task.Subject.profile(), NotAfter: end, RootName: task.Root, BaseURL: r.a.baseURL(task.Root),
+			Constraints: &narrow,
 		})
 	case DoCrossSign:
 		return step.PlanCross(ctx, CrossRequest{
 			RootCert: r.st.roots[task.Root].Raw, KeyURI: uri, RootName: task.Root, BaseURL: r.a.baseURL(task.Root),
-			Other: r.st.roots[task.Other].Raw, Name: task.Name, NotAfter: end,
+			Other: r.st.roots[task.Other].Raw, Name: task.Name, NotAfter: end, Constraints: task.constraints(),
 		})
 	case DoSignList:
 		req := ListRequest{
@@ -367,8 +369,10 @@ func (a *Agenda) Describe(script []byte) string {
 			line("Issue", "to the %s authority %s, %s, %s", s.Duty, s.Name, s.Subject.text(), until)
 			line("Signed by", "the root %s", s.Root)
 			line("Key from", "the CSR %s, of which nothing else is used", s.CSR.text())
+			s.describeConstraints(line)
 		case DoCrossSign:
 			line("Certify", "the root %s by the root %s, %s", s.Other, s.Root, until)
+			s.describeConstraints(line)
 		case DoSignList:
 			line("Sign", "the list of the root %s for %d days", s.Root, int(s.life().Hours()/24))
 			if s.PreviousList != nil {
@@ -401,4 +405,19 @@ func (f *AgendaFile) text() string {
 		return f.File + " (its words are compared in the room)"
 	}
 	return f.File + ", SHA-256 " + f.SHA256
+}
+
+func (s *Task) describeConstraints(line func(name, format string, args ...any)) {
+	n := s.constraints()
+	if n.PathLength != nil {
+		line("Path length", "%d", *n.PathLength)
+	}
+	for _, x := range []struct {
+		name string
+		list []string
+	}{{"Permitted", n.Permitted}, {"Excluded", n.Excluded}, {"Purposes", n.Purposes}} {
+		if len(x.list) > 0 {
+			line(x.name, "%s", strings.Join(x.list, " "))
+		}
+	}
 }

@@ -76,8 +76,16 @@ func checkCA(c *x509.Certificate, p profile.Profile, exts []extension) error {
 		return errors.New("its key identifier is not that of its key")
 	case c.Version != 3 || !c.BasicConstraintsValid || !c.IsCA || c.MaxPathLen != p.PathLen:
 		return fmt.Errorf("it is not a CA of path length %d", p.PathLen)
-	case uint32(c.KeyUsage) != p.Usage || len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) != 0:
+	case uint32(c.KeyUsage) != p.Usage:
 		return fmt.Errorf("its key usage is not that of the profile %s", p.Name)
+	case !profile.SameConstraints(c, p):
+		return errors.New("its name constraints or purposes are not those that were stated")
+	}
+	if p.NameConstraints() != nil {
+		exts = append(slices.Clone(exts), extension{"2.5.29.30", true})
+	}
+	if len(p.Purposes) > 0 {
+		exts = append(slices.Clone(exts), extension{"2.5.29.37", false})
 	}
 	have := make([]extension, len(c.Extensions))
 	for i, e := range c.Extensions {

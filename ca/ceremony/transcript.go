@@ -9,6 +9,7 @@ import (
 
 	"github.com/gowebpki/jcs"
 
+	"hallmark/ca/profile"
 	"hallmark/hsm"
 	"hallmark/internal/strictjson"
 )
@@ -71,6 +72,29 @@ type Script struct {
 	ListURL        string    `json:"list_url"`
 	ListNumber     string    `json:"list_number"`
 	Revoked        []Revoked `json:"revoked"`
+	// Constraints narrow the certificate, or with a CSR are asked for.
+	Constraints *profile.Constraints `json:"constraints,omitempty"`
+}
+
+// constraints are those of the certificate.
+func (s *Script) constraints() profile.Constraints {
+	if s.Constraints == nil {
+		return profile.Constraints{}
+	}
+	return *s.Constraints
+}
+
+// constrain notes constraints and narrows a profile.
+func (s *Script) constrain(p profile.Profile, c profile.Constraints) (profile.Profile, error) {
+	if c.Empty() {
+		return p, nil
+	}
+	s.Constraints = &c
+	narrow, err := p.Constrained(c)
+	if err != nil {
+		return p, ErrRequest.Wrap(err, "Constraints: %s.", err)
+	}
+	return narrow, nil
 }
 
 // Subject is the name that was put into a certificate.

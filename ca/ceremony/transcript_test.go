@@ -23,13 +23,19 @@ func TestVerifyTranscript_NamesTheFirstFlippedBit(t *testing.T) {
 	c := onToken(t, hsm.P256)
 	root := parse(t, c.root.CertificateDER)
 	parts := map[string]int{}
-	for _, file := range [][]byte{c.root.TranscriptJSON, c.device.TranscriptJSON, c.csr.TranscriptJSON} {
+	inside, beside := 29*4+1, 3
+	if os.Getenv("HALLMARK_PROOF") == "1" {
+		inside, beside = 29, 1
+	}
+	for n, file := range [][]byte{c.root.TranscriptJSON, c.device.TranscriptJSON, c.csr.TranscriptJSON} {
 		payload := bytes.Index(file, []byte(`"payload":"`)) + 11
 		end := payload + bytes.IndexByte(file[payload:], '"')
 		for i := range file {
-			// Every octet outside the payload; 29 and 4 have no common factor, so
-			// every place of a base64 group is met inside it.
-			if i > payload+40 && i < end-40 && i%29 != 0 {
+			// Every octet outside the payload, of one file; inside it the step has no
+			// common factor with 4 and 8, so every place of a base64 group is met with
+			// every bit.
+			switch within := i > payload+40 && i < end-40; {
+			case within && i%inside != 0, !within && n > 0 && i%beside != 0:
 				continue
 			}
 			bad := bytes.Clone(file)
@@ -79,6 +85,7 @@ func open(t testing.TB, file []byte) *ceremony.Transcript {
 func TestVerifyTranscript_FindsALieUnderAGoodSignature(t *testing.T) {
 	c := onToken(t, hsm.P256)
 	dev := run(t, &chain{keys: c.keys, tok: hsmtestToken(t), rootKey: fileURI(t, "root"), dev: true}, hsm.P256)
+	signers, sound := map[string]hsm.Signer{}, map[string]bool{}
 	for _, k := range []struct {
 		name, part string
 		file       []byte
@@ -115,16 +122,23 @@ func TestVerifyTranscript_FindsALieUnderAGoodSignature(t *testing.T) {
 			if bytes.Equal(k.file, dev.root.TranscriptJSON) {
 				uri = dev.rootKey
 			}
-			key, err := c.keys.Signer(t.Context(), uri)
-			if err != nil {
-				t.Fatal(err)
+			key := signers[uri]
+			if key == nil {
+				var err error
+				if key, err = c.keys.Signer(t.Context(), uri); err != nil {
+					t.Fatal(err)
+				}
+				signers[uri] = key
 			}
-			honest, err := ceremony.Seal(t.Context(), key, tr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ceremony.VerifyTranscript(honest); err != nil {
-				t.Fatalf("unchanged: %v", err)
+			if !sound[string(k.file)] { // once for each file: unchanged it verifies
+				honest, err := ceremony.Seal(t.Context(), key, tr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := ceremony.VerifyTranscript(honest); err != nil {
+					t.Fatalf("unchanged: %v", err)
+				}
+				sound[string(k.file)] = true
 			}
 			k.change(tr)
 			lie, err := ceremony.Seal(t.Context(), key, tr)

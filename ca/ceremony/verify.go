@@ -347,6 +347,9 @@ func (v *verifier) contentIssuing(root *x509.Certificate) error {
 	if !ok || !p.CA || p.Name == profile.Root {
 		return broken("script.profile", nil, "It is %.40q.", s.Profile)
 	}
+	if p, err = p.Constrained(s.constraints()); err != nil {
+		return broken("script.constraints", err, "%s.", err)
+	}
 	if err := checkIssuing(cert, p, root, s.Root, s.BaseURL); err != nil {
 		return broken("objects.certificate", err, "%s.", err)
 	}

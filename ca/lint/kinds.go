@@ -33,6 +33,8 @@ var kinds = map[profile.Name]kind{
 	profile.Operator:      {role: 7, usage: x509.KeyUsageDigitalSignature, purpose: client},
 	profile.Server:        {role: 8, usage: x509.KeyUsageDigitalSignature, purpose: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}},
 	profile.OCSPResponder: {role: 9, usage: x509.KeyUsageDigitalSignature, purpose: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, noCheck: true},
+	profile.SCEPRA:        {role: 12, usage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment, purpose: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}},
+	profile.Site:          {role: 13, usage: x509.KeyUsageDigitalSignature, purpose: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}},
 	profile.Claim:         {role: 10, usage: x509.KeyUsageDigitalSignature, purpose: client},
 }
 
@@ -47,13 +49,13 @@ func ofItsKind(c *x509.Certificate, name profile.Name, bad func(string, string, 
 		bad("kind", "no rule says what a certificate of the profile %s may be", name)
 		return
 	}
-	if c.IsCA != k.ca || k.ca && c.MaxPathLen != k.pathLen {
+	if c.IsCA != k.ca || k.ca && c.MaxPathLen > k.pathLen { // a ceremony may narrow it
 		bad("kind", "CA is %t with path length %d", c.IsCA, c.MaxPathLen)
 	}
 	if c.KeyUsage != k.usage {
 		bad("kind", "key usage %b", c.KeyUsage)
 	}
-	if !slices.Equal(c.ExtKeyUsage, k.purpose) || len(c.UnknownExtKeyUsage) > 0 {
+	if !k.ca && !slices.Equal(c.ExtKeyUsage, k.purpose) || len(c.UnknownExtKeyUsage) > 0 {
 		bad("kind", "purposes %v", c.ExtKeyUsage)
 	}
 	noCheck := slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.String() == noCheckOID })

@@ -13,8 +13,10 @@ package lint
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -134,15 +136,32 @@ func findings(set *zlint.ResultSet, except []string) []Finding {
 // lints bound: who issues, which profile version, which attributes and names
 // there are, what kind of key, which encoding of time.
 func shapeOf(c *x509.Certificate, t *profile.Template, hardware bool) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%x %s %d %v %d %d %d", t.Issuer.KeyID, t.Profile.Name, t.Profile.Version, c.PublicKeyAlgorithm, len(c.RawSubjectPublicKeyInfo), len(c.DNSNames), len(c.IPAddresses))
+	b := make([]byte, 0, 256)
+	b = append(b, t.Issuer.KeyID...)
+	b = append(append(b, ' '), t.Profile.Name...)
+	for _, n := range [...]int{t.Profile.Version, int(c.PublicKeyAlgorithm), len(c.RawSubjectPublicKeyInfo), len(c.DNSNames), len(c.IPAddresses)} {
+		b = strconv.AppendInt(append(b, ' '), int64(n), 10)
+	}
+	oid := func(id asn1.ObjectIdentifier) {
+		b = append(b, ' ')
+		for _, n := range id {
+			b = strconv.AppendInt(append(b, '.'), int64(n), 10)
+		}
+	}
+	flag := func(v bool) { b = strconv.AppendBool(append(b, ':'), v) }
 	for _, n := range c.Subject.Names {
-		fmt.Fprintf(&b, " %v:%t:%t", n.Type, n.Value == "", strings.ContainsAny(fmt.Sprint(n.Value), " "))
+		oid(n.Type)
+		v, isText := n.Value.(string)
+		flag(v == "" && isText)
+		flag(strings.Contains(v, " "))
+		flag(isText)
 	}
 	for _, e := range c.Extensions {
-		fmt.Fprintf(&b, " %v", e.Id)
+		oid(e.Id)
 	}
-	fmt.Fprintf(&b, " %t %t", c.NotBefore.Year() >= 2050, c.NotAfter.Year() >= 2050)
-	fmt.Fprintf(&b, " %t %t", hardware, c.NotAfter.Sub(c.NotBefore) > 100*365*24*time.Hour)
-	return b.String()
+	flag(c.NotBefore.Year() >= 2050)
+	flag(c.NotAfter.Year() >= 2050)
+	flag(hardware)
+	flag(c.NotAfter.Sub(c.NotBefore) > 100*365*24*time.Hour)
+	return string(b)
 }

@@ -10,6 +10,12 @@ import (
 	"hallmark/internal/der"
 )
 
+// Constraint is the rule that a certificate keeps to what its issuer's certificate
+// allows. It is the one rule that a request can break.
+const Constraint = "constraint"
+
+const nameConstraints = "2.5.29.30"
+
 // own runs our lints: every variable field says what the record says, and every
 // fixed one what the profile says.
 func own(c *x509.Certificate, want Expect) []Finding {
@@ -88,6 +94,12 @@ func own(c *x509.Certificate, want Expect) []Finding {
 	if len(c.DNSNames) != len(f.Names.DNS) || len(c.IPAddresses) != len(f.Names.IP) || len(c.URIs)+len(c.EmailAddresses) != 0 {
 		bad("subject_alt_name", "names that nobody planned")
 	}
+	if c.IsCA && !profile.SameConstraints(c, p) {
+		bad(Constraint, "is not that of the profile")
+	}
+	for _, what := range iss.Limits.Breaks(c, p.NoCheck) {
+		bad(Constraint, "%s", what)
+	}
 	extensions(c, bad)
 	ofItsKind(c, p.Name, bad)
 	return out
@@ -104,6 +116,7 @@ var critical = map[string]bool{
 	der.MustOID("2.5.29.17").String(): false,
 	der.MustOID("2.5.29.31").String(): false,
 	der.MustOID("2.5.29.32").String(): false,
+	nameConstraints:                   true,
 
 	der.MustOID("1.3.6.1.5.5.7.1.1").String():    false, // authorityInfoAccess
 	der.MustOID("1.3.6.1.5.5.7.48.1.5").String(): false, // ocsp-nocheck
@@ -117,7 +130,7 @@ func extensions(c *x509.Certificate, bad func(string, string, ...any)) {
 		switch {
 		case seen[id]:
 			bad("extension", "%s twice", id)
-		case !known:
+		case !known || id == nameConstraints && !c.IsCA:
 			bad("extension", "%s is not in any profile", id)
 		case e.Critical != want:
 			bad("extension", "%s critical is %t", id, e.Critical)

@@ -22,8 +22,10 @@ const (
 	Server            Name = "server"
 	OCSPResponder     Name = "ocsp-responder"
 	Claim             Name = "claim"
-	CrossRoot         Name = "cross-root" // another root's name and key, certified by this root
-	numberOfRoles          = 11
+	CrossRoot         Name = "cross-root"  // another root's name and key, certified by this root
+	SCEPRA            Name = "scep-ra"     // the service's own, for SCEP messages (RFC 8894)
+	Site              Name = "site-server" // a server at a site that proved its names (ACME)
+	numberOfRoles          = 13
 	NoExpiryYear           = 9999
 	defaultArcText         = "2.25.1822749157"
 	validityYear           = 365 * 24 * time.Hour
@@ -53,6 +55,7 @@ const (
 // Usage bits of the keyUsage extension (RFC 5280, Section 4.2.1.3).
 const (
 	digitalSignature = 1 << 0
+	keyEncipherment  = 1 << 2
 	keyCertSign      = 1 << 5
 	cRLSign          = 1 << 6
 )
@@ -76,6 +79,7 @@ var (
 	PurposeServerAuth  = der.MustOID("1.3.6.1.5.5.7.3.1")
 	PurposeClientAuth  = der.MustOID("1.3.6.1.5.5.7.3.2")
 	PurposeOCSPSigning = der.MustOID("1.3.6.1.5.5.7.3.9")
+	PurposeEmail       = der.MustOID("1.3.6.1.5.5.7.3.4")
 )
 
 // Profile is the fixed part of a kind of certificate.
@@ -96,6 +100,7 @@ type Profile struct {
 	NoCheck bool
 	// Slots is how many certificates of one holder may overlap; 1 means one.
 	Slots int
+	names []byte // of [Profile.Constrained]: the value of its name constraints
 }
 
 var profiles = []Profile{
@@ -109,11 +114,19 @@ var profiles = []Profile{
 	{Name: Station, Version: 1, Role: 6, Issuer: DutyInfrastructure, Lifetime: 90 * 24 * time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeClientAuth}, Slots: 2},
 	{Name: Operator, Version: 1, Role: 7, Issuer: DutyInfrastructure, Lifetime: validityYear, Usage: digitalSignature, Purposes: []der.OID{PurposeClientAuth}, Slots: 1},
 	{Name: Server, Version: 1, Role: 8, Issuer: DutyInfrastructure, Lifetime: 90 * 24 * time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeServerAuth}, Slots: 2},
-	{Name: OCSPResponder, Version: 1, Role: 9, Issuer: "", Lifetime: 14 * 24 * time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeOCSPSigning}, NoCheck: true, Slots: 2},
+	// 14 days at most (S31), of which backdating is a part.
+	{Name: OCSPResponder, Version: 1, Role: 9, Issuer: "", Lifetime: 14*24*time.Hour - time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeOCSPSigning}, NoCheck: true, Slots: 2},
 	{Name: Claim, Version: 1, Role: 10, Issuer: DutyInfrastructure, Lifetime: validityYear, Usage: digitalSignature, Purposes: []der.OID{PurposeClientAuth}, Slots: 1},
 	// Below a cross certificate are the issuing authorities of the other root,
 	// and a line CA with its stations.
 	{Name: CrossRoot, Version: 1, Role: 11, Issuer: DutyRoot, CA: true, PathLen: 1, Lifetime: 30 * validityYear, NoExpiry: true, Usage: keyCertSign | cRLSign},
+	// What is signed and opened are CMS messages, for which emailProtection is the
+	// one registered purpose (RFC 5280, Section 4.2.1.12): with it the key is no
+	// TLS server's or client's, and OpenSSL's verification of such messages takes it.
+	{Name: SCEPRA, Version: 1, Role: 12, Issuer: DutyInfrastructure, Lifetime: validityYear, Usage: digitalSignature | keyEncipherment, Purposes: []der.OID{PurposeEmail}, Slots: 2},
+	// Apart from Server, which is the service itself: what a site proves is a name
+	// there, and its certificate is nothing at our doors.
+	{Name: Site, Version: 1, Role: 13, Issuer: DutyInfrastructure, Lifetime: 90 * 24 * time.Hour, Usage: digitalSignature, Purposes: []der.OID{PurposeServerAuth}, Slots: 2},
 }
 
 // Get finds a profile; false if there is none of that name.

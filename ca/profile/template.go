@@ -27,6 +27,8 @@ type Issuer struct {
 	OCSPURL  string // "" leaves it out
 	CertURL  string // caIssuers; "" leaves it out
 	NotAfter time.Time
+	// Limits is what its certificate allows below it; nil means everything.
+	Limits *Limits
 }
 
 // Subject is the name of the certificate's holder; empty fields are left out.
@@ -143,6 +145,9 @@ func Compile(p Profile, iss Issuer, arc string) (*Template, error) {
 		return b
 	})
 	t.fixed = appendExtension(t.fixed, oidBasicConstraints, true, bc)
+	if p.names != nil { // RFC 5280, Section 4.2.1.10: critical
+		t.fixed = appendExtension(t.fixed, oidNameConstraints, true, p.names)
+	}
 	if len(p.Purposes) > 0 {
 		t.fixed = appendExtension(t.fixed, oidExtKeyUsage, false, der.Sequence(nil, func(b []byte) []byte {
 			for _, o := range p.Purposes {
@@ -466,7 +471,10 @@ func (t *Template) check() error {
 		bytes.Equal(c.RawSubjectPublicKeyInfo, spki) && bytes.Equal(c.SubjectKeyId, keyID) && bytes.Equal(c.AuthorityKeyId, aki) &&
 		c.BasicConstraintsValid && c.IsCA == t.Profile.CA && (!c.IsCA || c.MaxPathLen == t.Profile.PathLen) &&
 		uint32(c.KeyUsage) == t.Profile.Usage && len(c.ExtKeyUsage) == len(t.Profile.Purposes) && len(c.UnknownExtKeyUsage) == 0 &&
-		len(c.UnhandledCriticalExtensions) == 0 && len(c.DNSNames) == 1
+		len(c.DNSNames) == 1
+	for _, id := range c.UnhandledCriticalExtensions { // crypto/x509 knows no directory names there
+		ok = ok && t.Profile.names != nil && id.String() == oidNameConstraints.String()
+	}
 	if t.Issuer.CRLBase != "" {
 		ok = ok && len(c.CRLDistributionPoints) == 1 && c.CRLDistributionPoints[0] == ListURL(t.Issuer.CRLBase, 7)
 	}

@@ -45,6 +45,7 @@ type AuditReport struct {
 	Leaves       int64          `json:"leaves"` // that the checkpoint signs
 	Certificates int64          `json:"certificates"`
 	Foreign      int64          `json:"foreign"` // leaves of other tenants, compared by their entry only
+	Lost         int64          `json:"lost"`    // leaves whose facts went with a restore
 	Findings     []fsck.Finding `json:"findings"`
 }
 
@@ -206,7 +207,7 @@ func (a *audit) step(ctx context.Context, from, to int64, page []Row) error {
 			continue
 		}
 		a.row(r)
-		if MerkleLeaf(r.Entry) != want[i] || !known[i] {
+		if r.Merkle() != want[i] || !known[i] {
 			a.differs(index, want[i], known[i], r)
 		}
 	}
@@ -221,7 +222,7 @@ func (a *audit) differs(index int64, want Hash, known bool, r *Row) {
 		}
 		a.gone[index] = true
 	} else if known {
-		a.stored[index] = MerkleLeaf(r.Entry)
+		a.stored[index] = r.Merkle()
 		a.about[index] = name(r)
 	} else {
 		return // the tile was named; the row cannot be held against anything
@@ -258,6 +259,10 @@ func name(r *Row) string {
 
 // row checks what a row says against itself and its certificate.
 func (a *audit) row(r *Row) {
+	if r.Type == Lost {
+		a.rep.Lost++
+		return
+	}
 	if r.Foreign {
 		a.rep.Foreign++
 		return

@@ -20,12 +20,14 @@ type Checkpoint struct {
 	Size   int64
 	Root   Hash
 	Note   []byte // the signed note, as it is published
+	// More is the lines below the root that the log's owner put there; "" if none.
+	More string
 }
 
 // checkpointText is the signed part. The root of the empty tree is the hash of
 // nothing (RFC 6962, Section 2.1).
-func checkpointText(origin string, size int64, root Hash) string {
-	return origin + "\n" + strconv.FormatInt(size, 10) + "\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n"
+func checkpointText(origin string, size int64, root Hash, more string) string {
+	return origin + "\n" + strconv.FormatInt(size, 10) + "\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n" + more
 }
 
 // ParseCheckpoint opens a signed note with a verifier key in note form. The
@@ -75,7 +77,7 @@ func ReadCheckpoint(signed []byte) (Checkpoint, error) {
 }
 
 func readText(text string) (Checkpoint, error) {
-	// Lines after the third are extensions, which C2SP allows and we never write.
+	// Lines after the third are extensions (C2SP tlog-checkpoint); see [Config].
 	lines := strings.SplitN(text, "\n", 4)
 	if len(lines) < 4 {
 		return Checkpoint{}, ErrCheckpoint.New("It has too few lines.")
@@ -88,7 +90,7 @@ func readText(text string) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, ErrCheckpoint.New("Its root is malformed.")
 	}
-	return Checkpoint{Origin: lines[0], Size: size, Root: root}, nil
+	return Checkpoint{Origin: lines[0], Size: size, Root: root, More: lines[3]}, nil
 }
 
 // signer makes a crypto.Signer, which a token gives, into one of notes.
@@ -124,8 +126,8 @@ func (s signer) Sign(msg []byte) ([]byte, error) {
 
 // sign makes a checkpoint and opens it again before anybody sees it: a token
 // that computes wrongly must not publish.
-func (s signer) sign(size int64, root Hash) (Checkpoint, error) {
-	signed, err := note.Sign(&note.Note{Text: checkpointText(s.Name(), size, root)}, s)
+func (s signer) sign(size int64, root Hash, more string) (Checkpoint, error) {
+	signed, err := note.Sign(&note.Note{Text: checkpointText(s.Name(), size, root, more)}, s)
 	if err != nil {
 		return Checkpoint{}, ErrSigner.Wrap(err, "")
 	}

@@ -27,10 +27,14 @@ var emptyRoot = Hash(sha256.Sum256(nil))
 // Config is what a Log needs.
 type Config struct {
 	Store  Store
-	Origin string           // names the log for ever; a domain and path without scheme, such as log.example.com/brand
-	Key    crypto.Signer    // Ed25519, in memory or in a token
-	Now    func() time.Time // nil = time.Now
-	Log    *slog.Logger     // nil = discard
+	Origin string        // names the log for ever; a domain and path without scheme, such as log.example.com/brand
+	Key    crypto.Signer // Ed25519, in memory or in a token
+	// More gives lines that every checkpoint carries below its root, each with its
+	// end: what else is fixed by the signature. nil = none. When they change, the next
+	// Integrate signs anew, also without new leaves.
+	More func(ctx context.Context) (string, error)
+	Now  func() time.Time // nil = time.Now
+	Log  *slog.Logger     // nil = discard
 }
 
 // Log integrates leaves and proves what is in the tree. It is safe for
@@ -39,6 +43,7 @@ type Log struct {
 	store  Store
 	signer signer
 	vkey   string
+	more   func(ctx context.Context) (string, error)
 	now    func() time.Time
 	log    *slog.Logger
 
@@ -55,7 +60,10 @@ func New(c Config) (*Log, error) {
 	if err != nil {
 		return nil, ErrConfig.Wrap(err, "")
 	}
-	l := &Log{store: c.Store, signer: s, vkey: vkey, now: c.Now, log: c.Log}
+	l := &Log{store: c.Store, signer: s, vkey: vkey, more: c.More, now: c.Now, log: c.Log}
+	if l.more == nil {
+		l.more = func(context.Context) (string, error) { return "", nil }
+	}
 	if l.now == nil {
 		l.now = time.Now
 	}
@@ -84,7 +92,7 @@ func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) {
 func (l *Log) Newest(ctx context.Context) (Checkpoint, error) {
 	c, err := l.Checkpoint(ctx)
 	if errors.Is(err, ErrPending) {
-		return l.signer.sign(0, emptyRoot)
+		return l.signer.sign(0, emptyRoot, "")
 	}
 	return c, err
 }
@@ -131,7 +139,7 @@ func (l *Log) Integrate(ctx context.Context) (Checkpoint, error) {
 
 // step integrates one batch. Its order matters: nothing is signed before what
 // is there has been proven to be what was signed last.
-func (l *Log) step(ctx context.Context) (_ Checkpoint, more bool, err error) {
+func (l *Log) step(ctx context.Context) (_ Checkpoint, again bool, err error) {
 	start := l.now()
 
 	// 1. The newest checkpoint, and that it extends what this process has seen.
@@ -152,11 +160,15 @@ func (l *Log) step(ctx context.Context) (_ Checkpoint, more bool, err error) {
 	if head < old.Size {
 		return Checkpoint{}, false, ErrBehind.New("%d leaves are recorded, %d were signed for.", head, old.Size)
 	}
-	if head == old.Size && old.Note != nil {
+	more, err := l.more(ctx)
+	if err != nil {
+		return Checkpoint{}, false, err
+	}
+	if head == old.Size && old.Note != nil && more == old.More {
 		return old, false, nil
 	}
 	size := min(head, old.Size+batch)
-	entries, err := l.entries(ctx, old.Size, size)
+	leaves, err := l.leaves(ctx, old.Size, size)
 	if err != nil {
 		return Checkpoint{}, false, err
 	}
@@ -169,9 +181,9 @@ func (l *Log) step(ctx context.Context) (_ Checkpoint, more bool, err error) {
 
 	// 4. The new tiles and root.
 	var tiles []Tile
-	for _, entry := range entries {
+	for _, leaf := range leaves {
 		// A full tile belongs to the list alone from here on.
-		if err := e.add(MerkleLeaf(entry), func(t Tile) error { tiles = append(tiles, t); return nil }); err != nil {
+		if err := e.add(leaf, func(t Tile) error { tiles = append(tiles, t); return nil }); err != nil {
 			return Checkpoint{}, false, err
 		}
 	}
@@ -187,7 +199,7 @@ func (l *Log) step(ctx context.Context) (_ Checkpoint, more bool, err error) {
 
 	// 5. Sign, then swap. A crash between the two leaves a signed checkpoint
 	//    that nobody saw, for a tree that the next step makes again.
-	c, err := l.signer.sign(size, root)
+	c, err := l.signer.sign(size, root, more)
 	if err != nil {
 		return Checkpoint{}, false, err
 	}
@@ -200,7 +212,8 @@ func (l *Log) step(ctx context.Context) (_ Checkpoint, more bool, err error) {
 	return c, size < head, nil
 }
 
-func (l *Log) entries(ctx context.Context, from, to int64) ([][32]byte, error) {
+// leaves are the Merkle leaves from ≤ index < to.
+func (l *Log) leaves(ctx context.Context, from, to int64) ([]Hash, error) {
 	if from == to {
 		return nil, nil
 	}
@@ -211,7 +224,19 @@ func (l *Log) entries(ctx context.Context, from, to int64) ([][32]byte, error) {
 	if int64(len(entries)) != to-from {
 		return nil, ErrCorrupt.New("Of the leaves %d to %d only %d are there.", from, to-1, len(entries))
 	}
-	return entries, nil
+	lost, err := l.store.Lost(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Hash, len(entries))
+	for i, e := range entries {
+		if len(lost) > 0 && lost[0] == from+int64(i) {
+			out[i], lost = Hash(e), lost[1:]
+			continue
+		}
+		out[i] = MerkleLeaf(e)
+	}
+	return out, nil
 }
 
 // edge reads one tile a level at most.
@@ -301,12 +326,12 @@ func (l *Log) Verify(ctx context.Context) error {
 	}
 	e := &edge{}
 	for from := int64(0); from < c.Size; from += batch {
-		entries, err := l.entries(ctx, from, min(from+batch, c.Size))
+		leaves, err := l.leaves(ctx, from, min(from+batch, c.Size))
 		if err != nil {
 			return err
 		}
-		for _, entry := range entries {
-			if err := e.add(MerkleLeaf(entry), func(t Tile) error { return l.compare(ctx, t) }); err != nil {
+		for _, leaf := range leaves {
+			if err := e.add(leaf, func(t Tile) error { return l.compare(ctx, t) }); err != nil {
 				return err
 			}
 		}

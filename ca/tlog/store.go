@@ -14,6 +14,10 @@ type Store interface {
 	// or beyond Head.
 	Entries(ctx context.Context, from, to int64) ([][32]byte, error)
 
+	// Lost gives, in order, the indexes from ≤ index < to of the leaves whose entry
+	// is a hash of the tree ([Lost]).
+	Lost(ctx context.Context, from, to int64) ([]int64, error)
+
 	// Tile gives the hashes of the widest version of a tile that was committed,
 	// nil without an error if there is none. The result belongs to the caller.
 	Tile(ctx context.Context, level int, index int64) (hashes []byte, err error)

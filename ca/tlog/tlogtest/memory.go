@@ -57,6 +57,9 @@ func (m *Memory) Head(context.Context) (int64, error) {
 	return int64(len(m.entries)), nil
 }
 
+// Lost implements [tlog.Store]; nothing was lost here.
+func (m *Memory) Lost(context.Context, int64, int64) ([]int64, error) { return nil, nil }
+
 // Entries implements [tlog.Store].
 func (m *Memory) Entries(_ context.Context, from, to int64) ([][32]byte, error) {
 	m.mu.Lock()
