@@ -15,6 +15,7 @@ import (
 	"hallmark/hsm"
 	"hallmark/hsm/hsmtest"
 	"hallmark/hsm/pkcs11"
+	"hallmark/internal/freeport"
 )
 
 // need skips the test, or fails it in CI, without a file or program.
@@ -83,26 +84,6 @@ func nssToken(t testing.TB) (module, token string) {
 	return lib, "NSS%20Certificate%20DB"
 }
 
-// portPair is a free port whose next one is free too.
-func portPair(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		a, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := a.Addr().(*net.TCPAddr).Port
-		b, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
-		a.Close()
-		if err == nil {
-			b.Close()
-			return port
-		}
-	}
-	t.Fatal("no two free ports in a row")
-	return 0
-}
-
 // tpmToken is tpm2-pkcs11 on a TPM in software.
 func tpmToken(t testing.TB) (module, token string) {
 	swtpm := need(t, "swtpm", "swtpm")
@@ -110,7 +91,10 @@ func tpmToken(t testing.TB) (module, token string) {
 	flush := need(t, "tpm2-tools", "tpm2_flushcontext")
 	lib := need(t, "libtpm2-pkcs11-1", "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so", "/usr/lib/aarch64-linux-gnu/pkcs11/libtpm2_pkcs11.so")
 	dir := t.TempDir()
-	server := portPair(t)
+	server, err := freeport.Take(2)
+	if err != nil {
+		t.Fatal(err)
+	}
 	control := server + 1 // where its clients look for it
 	cmd := exec.Command(swtpm, "socket", "--tpm2", "--tpmstate", "dir="+dir, "--flags", "not-need-init,startup-clear",
 		"--server", fmt.Sprintf("type=tcp,port=%d,bindaddr=127.0.0.1", server), "--ctrl", fmt.Sprintf("type=tcp,port=%d,bindaddr=127.0.0.1", control))

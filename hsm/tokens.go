@@ -153,11 +153,11 @@ func TestSign(ctx context.Context, s Signer) error {
 // the algorithm on the card that uri names, if its firmware gives such keys away.
 // It gives the firmware. What is no card passes.
 func (k *Keyring) CheckCard(ctx context.Context, uri string, alg Algorithm) (firmware string, err error) {
-	u, err := token.ParseURI(uri)
+	u, b, err := k.resolve(uri)
 	if err != nil || u.Scheme != token.SchemePIV {
 		return "", err
 	}
-	cards, err := k.backends[token.SchemePIV].(lister).Tokens(ctx, token.URI{Scheme: token.SchemePIV, Serial: u.Serial})
+	cards, err := b.(lister).Tokens(ctx, token.URI{Scheme: token.SchemePIV, Serial: u.Serial})
 	if err != nil {
 		return "", err
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/fips140"
-	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/crypto/scrypt"
 
 	"hallmark/hsm/token"
+	"hallmark/internal/kdf"
 )
 
 const (
@@ -86,7 +86,7 @@ func Encrypt(key crypto.PrivateKey, passphrase token.Secret) ([]byte, error) {
 	salt, iv := make([]byte, 16), make([]byte, aes.BlockSize)
 	rand.Read(salt)
 	rand.Read(iv)
-	secret, err := pbkdf2.Key(sha256.New, string(passphrase.Reveal()), salt, iterations, 32)
+	secret, err := kdf.PBKDF2(sha256.New, string(passphrase.Reveal()), salt, iterations, 32)
 	if err != nil {
 		return nil, token.ErrFile.Wrap(err, "The passphrase cannot be used.")
 	}
@@ -100,9 +100,9 @@ func Encrypt(key crypto.PrivateKey, passphrase token.Secret) ([]byte, error) {
 	cipher.NewCBCEncrypter(block, iv).CryptBlocks(data, data)
 
 	null := asn1.RawValue{FullBytes: []byte{5, 0}}
-	kdf := marshal(pbkdf2Params{Salt: salt, Iterations: iterations, PRF: pkix.AlgorithmIdentifier{Algorithm: oidHMACSHA256, Parameters: null}})
+	parameters := marshal(pbkdf2Params{Salt: salt, Iterations: iterations, PRF: pkix.AlgorithmIdentifier{Algorithm: oidHMACSHA256, Parameters: null}})
 	params := marshal(pbes2Params{
-		KDF:    pkix.AlgorithmIdentifier{Algorithm: oidPBKDF2, Parameters: kdf},
+		KDF:    pkix.AlgorithmIdentifier{Algorithm: oidPBKDF2, Parameters: parameters},
 		Cipher: pkix.AlgorithmIdentifier{Algorithm: oidAES256CBC, Parameters: marshal(iv)},
 	})
 	der := marshal(encryptedKey{Algorithm: pkix.AlgorithmIdentifier{Algorithm: oidPBES2, Parameters: params}, Data: data})
@@ -194,11 +194,11 @@ func unmarshal(der []byte, v any) error {
 	return nil
 }
 
-func derive(kdf pkix.AlgorithmIdentifier, passphrase token.Secret, size int) ([]byte, error) {
+func derive(method pkix.AlgorithmIdentifier, passphrase token.Secret, size int) ([]byte, error) {
 	switch {
-	case kdf.Algorithm.Equal(oidPBKDF2):
+	case method.Algorithm.Equal(oidPBKDF2):
 		var p pbkdf2Params
-		if err := unmarshal(kdf.Parameters.FullBytes, &p); err != nil {
+		if err := unmarshal(method.Parameters.FullBytes, &p); err != nil {
 			return nil, err
 		}
 		var h func() hash.Hash
@@ -220,17 +220,17 @@ func derive(kdf pkix.AlgorithmIdentifier, passphrase token.Secret, size int) ([]
 		if p.Iterations < 1 || p.Iterations > maxIterations || p.KeyLength != 0 && p.KeyLength != size {
 			return nil, token.ErrFile.New("Its PBKDF2 parameters are out of bounds.")
 		}
-		key, err := pbkdf2.Key(h, string(passphrase.Reveal()), p.Salt, p.Iterations, size)
+		key, err := kdf.PBKDF2(h, string(passphrase.Reveal()), p.Salt, p.Iterations, size)
 		if err != nil {
 			return nil, token.ErrFile.Wrap(err, "Its PBKDF2 parameters cannot be used.")
 		}
 		return key, nil
-	case kdf.Algorithm.Equal(oidScrypt):
+	case method.Algorithm.Equal(oidScrypt):
 		if fips140.Enabled() {
 			return nil, token.ErrFile.New("It is protected by scrypt, which the FIPS build does not do; `openssl pkcs8 -topk8 -v2prf hmacWithSHA256` protects it anew.")
 		}
 		var p scryptParams
-		if err := unmarshal(kdf.Parameters.FullBytes, &p); err != nil {
+		if err := unmarshal(method.Parameters.FullBytes, &p); err != nil {
 			return nil, err
 		}
 		if p.N < 2 || p.R < 1 || p.P < 1 || p.R > 64 || p.P > 64 || p.N > maxScryptCost/128/p.R || p.KeyLength != 0 && p.KeyLength != size {
@@ -242,5 +242,5 @@ func derive(kdf pkix.AlgorithmIdentifier, passphrase token.Secret, size int) ([]
 		}
 		return key, nil
 	}
-	return nil, token.ErrFile.New("Its key derivation %v is neither PBKDF2 nor scrypt.", kdf.Algorithm)
+	return nil, token.ErrFile.New("Its key derivation %v is neither PBKDF2 nor scrypt.", method.Algorithm)
 }
