@@ -33,9 +33,10 @@ type BlastQuery struct {
 // BlastStage is a step of a plan.
 type BlastStage string
 
-// The stages. Hold is one person's decision, since it can be taken back; revoke
-// and release need a second person each (S36). Rotate is to give the devices new
-// certificates in between; it joins when the service can start a rotation.
+// The stages. Hold is one person's decision, since it can be taken back; the others
+// need a second person each (S36). Rotate gives the devices that are connected new
+// certificates and holds the rest of the plan; it is for plans that were made with
+// [BlastRotation], whose stage hold leaves those devices alone.
 const (
 	StageHold    BlastStage = "hold"
 	StageRotate  BlastStage = "rotate"
@@ -71,19 +72,28 @@ type BlastCounts struct {
 
 // BlastBody is what never changes about a plan. Approvals are about its octets.
 type BlastBody struct {
-	ID          string      `json:"id"`
-	Tenant      string      `json:"tenant"`
-	Query       BlastQuery  `json:"query"`
-	Reason      Reason      `json:"reason"`
-	Note        string      `json:"note"`
-	Reenrol     bool        `json:"reenrol"` // the devices may get new certificates; else they are blocked (S16)
-	PerSecond   int         `json:"per_second"`
-	CreatedBy   string      `json:"created_by"`
-	CreatedAt   time.Time   `json:"created_at"`
-	Counts      BlastCounts `json:"counts"`
-	Authorities []string    `json:"authorities"` // that the members name by index
-	Last        int64       `json:"last"`        // id of the newest reservation that was looked at
-	Members     string      `json:"members"`     // SHA-256 over all of them in order, hex
+	ID        string     `json:"id"`
+	Tenant    string     `json:"tenant"`
+	Query     BlastQuery `json:"query"`
+	Reason    Reason     `json:"reason"`
+	Note      string     `json:"note"`
+	Reenrol   bool       `json:"reenrol"` // the devices may get new certificates; else they are blocked (S16)
+	PerSecond int        `json:"per_second"`
+	// Rotate is how devices get new certificates before theirs are revoked; nil: they
+	// do not.
+	Rotate      *BlastRotation `json:"rotate,omitempty"`
+	CreatedBy   string         `json:"created_by"`
+	CreatedAt   time.Time      `json:"created_at"`
+	Counts      BlastCounts    `json:"counts"`
+	Authorities []string       `json:"authorities"` // that the members name by index
+	Last        int64          `json:"last"`        // id of the newest reservation that was looked at
+	Members     string         `json:"members"`     // SHA-256 over all of them in order, hex
+}
+
+// BlastRotation is how the stage rotate goes.
+type BlastRotation struct {
+	Timeout int64 `json:"timeout"` // seconds that a device gets, once it was told
+	Soak    int64 `json:"soak"`    // seconds between the proof of a new certificate and the end of the old one
 }
 
 // BlastApproval is a second person's agreement to one stage.
@@ -104,6 +114,13 @@ type BlastReport struct {
 	Late      int64      `json:"late"`    // certificates changed that covered devices got after the plan was made
 	Blocked   int64      `json:"blocked"` // devices that get no certificate any more
 	Failed    int64      `json:"failed"`  // members whose rows cannot be trusted; the log names them
+
+	// Of the stage rotate.
+	Waiting int64 `json:"waiting,omitempty"` // devices that are being rotated
+	Rotated int64 `json:"rotated,omitempty"` // devices that live on a new certificate
+	Held    int64 `json:"held,omitempty"`    // certificates of the others
+	Settled bool  `json:"settled,omitempty"` // no device is being rotated any more
+	Swept   int64 `json:"swept,omitempty"`   // members that were looked at after that
 }
 
 // BlastProgress is how far a plan came.
@@ -177,6 +194,8 @@ type BlastStore interface {
 type BlastConfig struct {
 	Store   BlastStore
 	Service *Service
+	// Rotator is there to give devices new certificates; without it no plan rotates.
+	Rotator Rotator
 	// Yield tells that the line works now: steps are smaller then.
 	Yield func() bool
 	Log   *slog.Logger
@@ -191,6 +210,7 @@ type Blast struct {
 	log  *slog.Logger
 	now  func() time.Time
 	kick chan struct{}
+	open openPlans
 }
 
 // NewBlast makes a Blast.
@@ -212,7 +232,8 @@ type BlastRequest struct {
 	Reason    Reason
 	Note      string
 	Reenrol   bool
-	PerSecond int // 0 means 500
+	PerSecond int            // 0 means 500
+	Rotate    *BlastRotation // the devices may get new certificates then, too
 }
 
 // check completes and refuses.
@@ -237,6 +258,15 @@ func (r *BlastRequest) check() error {
 	if !r.Reason.Valid() || r.Reason == CertificateHold {
 		return ErrReason.New("A plan revokes for a permanent reason; its hold stage holds.")
 	}
+	if o := r.Rotate; o != nil {
+		if o.Timeout == 0 {
+			o.Timeout = 3600
+		}
+		if o.Timeout < 1 || o.Timeout > 30*24*3600 || o.Soak < 0 || o.Soak > 30*24*3600 {
+			return ErrBlastQuery.New("A rotation gives a device 1 second to 30 days, and soaks for at most as long.")
+		}
+		r.Reenrol = true
+	}
 	if r.Reenrol && r.Reason == KeyCompromise {
 		return ErrBlastQuery.New("After keyCompromise the devices are blocked.")
 	}
@@ -258,9 +288,12 @@ func (b *Blast) Plan(ctx context.Context, by access.Actor, r BlastRequest, dry b
 	if err := r.check(); err != nil {
 		return BlastPlan{}, err
 	}
+	if r.Rotate != nil && b.cfg.Rotator == nil {
+		return BlastPlan{}, ErrBlastStage.New("This service has no rotation.")
+	}
 	now := b.now().UTC().Truncate(time.Millisecond)
 	p := BlastPlan{State: BlastReady, Version: 1, BlastBody: BlastBody{ID: newBlastID(now), Tenant: by.Tenant, Query: r.Query, Reason: r.Reason, Note: r.Note,
-		Reenrol: r.Reenrol, PerSecond: r.PerSecond, CreatedBy: by.Name, CreatedAt: now}, Progress: BlastProgress{Approvals: map[BlastStage]BlastApproval{}, Reports: []BlastReport{}, ChangedAt: now}}
+		Reenrol: r.Reenrol, PerSecond: r.PerSecond, Rotate: r.Rotate, CreatedBy: by.Name, CreatedAt: now}, Progress: BlastProgress{Approvals: map[BlastStage]BlastApproval{}, Reports: []BlastReport{}, ChangedAt: now}}
 	live, err := b.cfg.Store.BlastLive(ctx, by.Tenant)
 	if err != nil {
 		return BlastPlan{}, err
@@ -436,15 +469,15 @@ func (b *Blast) Entries(ctx context.Context, s access.Scope, id string, from int
 }
 
 // change decides about a plan and writes it. The condition on the version lets
-// one of two people win.
-func (b *Blast) change(ctx context.Context, s access.Scope, id string, decide func(p *BlastPlan, now time.Time) error) (out BlastPlan, err error) {
+// one of two people win. What decide writes, it writes in the transaction of its context.
+func (b *Blast) change(ctx context.Context, s access.Scope, id string, decide func(ctx context.Context, p *BlastPlan, now time.Time) error) (out BlastPlan, err error) {
 	err = b.cfg.Store.Atomic(ctx, func(ctx context.Context) error {
 		p, err := b.cfg.Store.Blast(ctx, s, id)
 		if err != nil {
 			return err
 		}
 		now := b.now().UTC().Truncate(time.Millisecond)
-		if err := decide(&p, now); err != nil {
+		if err := decide(ctx, &p, now); err != nil {
 			return err
 		}
 		was := p.Version
@@ -461,10 +494,10 @@ func (b *Blast) change(ctx context.Context, s access.Scope, id string, decide fu
 // Approve records that by agrees to a stage of a plan with this hash. Whoever
 // made the plan cannot.
 func (b *Blast) Approve(ctx context.Context, by access.Actor, id string, stage BlastStage, hash string) (BlastPlan, error) {
-	if stage != StageRevoke && stage != StageRelease {
-		return BlastPlan{}, ErrBlastStage.New("The stages revoke and release are approved; %q is not.", stage)
+	if stage != StageRotate && stage != StageRevoke && stage != StageRelease {
+		return BlastPlan{}, ErrBlastStage.New("The stages rotate, revoke and release are approved; %q is not.", stage)
 	}
-	p, err := b.change(ctx, by.Scope(), id, func(p *BlastPlan, now time.Time) error {
+	p, err := b.change(ctx, by.Scope(), id, func(_ context.Context, p *BlastPlan, now time.Time) error {
 		want := p.Hash(stage)
 		if !strings.EqualFold(hash, hex.EncodeToString(want[:])) {
 			return ErrBlastOther.New("")
@@ -473,8 +506,11 @@ func (b *Blast) Approve(ctx context.Context, by access.Actor, id string, stage B
 		if err != nil {
 			return err
 		}
-		if p.State == BlastDone || p.State == BlastAborted && stage == StageRevoke {
+		if p.State == BlastDone || p.State == BlastAborted && stage != StageRelease {
 			return ErrBlastStage.New("It is %s.", p.State)
+		}
+		if stage == StageRotate && p.Rotate == nil {
+			return ErrBlastStage.New("The plan was made without rotation.")
 		}
 		if _, done := p.Progress.Approvals[stage]; done {
 			return ErrBlastStage.New("The stage %s is approved already.", stage)
@@ -496,11 +532,18 @@ func (b *Blast) Start(ctx context.Context, by access.Actor, id string, stage Bla
 	if err := access.Require(by, access.RunRevocation); err != nil {
 		return BlastPlan{}, err
 	}
-	p, err := b.change(ctx, by.Scope(), id, func(p *BlastPlan, now time.Time) error {
+	if stage == StageRotate {
+		p, err := b.cfg.Store.Blast(ctx, by.Scope(), id)
+		if err == nil {
+			err = b.rotates(ctx, &p)
+		}
+		if err != nil {
+			return BlastPlan{}, err
+		}
+	}
+	p, err := b.change(ctx, by.Scope(), id, func(_ context.Context, p *BlastPlan, now time.Time) error {
 		switch stage {
-		case StageRotate:
-			return ErrBlastStage.New("The stage rotate joins when the service can start a rotation; devices renew by themselves while they are on neither list.")
-		case StageHold, StageRevoke, StageRelease:
+		case StageHold, StageRotate, StageRevoke, StageRelease:
 		default:
 			return ErrBlastStage.New("There is no stage %q.", stage)
 		}
@@ -548,7 +591,7 @@ func (b *Blast) move(ctx context.Context, by access.Actor, id string, from []Bla
 	if err := access.Require(by, access.RunRevocation); err != nil {
 		return BlastPlan{}, err
 	}
-	p, err := b.change(ctx, by.Scope(), id, func(p *BlastPlan, now time.Time) error {
+	p, err := b.change(ctx, by.Scope(), id, func(_ context.Context, p *BlastPlan, now time.Time) error {
 		if !slices.Contains(from, p.State) {
 			return ErrBlastStage.New("It is %s.", p.State)
 		}

@@ -59,7 +59,7 @@ func (b *Blast) Run(ctx context.Context) {
 
 // giveUp pauses a plan whose step fails again and again, and says why in it.
 func (b *Blast) giveUp(ctx context.Context, k [2]string, cause error) error {
-	_, err := b.change(lane.With(ctx, lane.Status), access.Scope{Tenant: k[0]}, k[1], func(p *BlastPlan, _ time.Time) error {
+	_, err := b.change(lane.With(ctx, lane.Status), access.Scope{Tenant: k[0]}, k[1], func(_ context.Context, p *BlastPlan, _ time.Time) error {
 		if p.State != BlastRunning {
 			return ErrBlastStage.New("It is %s.", p.State)
 		}
@@ -78,6 +78,9 @@ func (b *Blast) Step(ctx context.Context, tenant, id string) (wait time.Duration
 		size = blastBusyStep
 	}
 	var p BlastPlan
+	if p, err = b.cfg.Store.Blast(ctx, access.Scope{Tenant: tenant}, id); err == nil && p.State == BlastRunning && p.Progress.Stage == StageRotate {
+		return b.stepRotate(lane.With(ctx, lane.Status), &p, size)
+	}
 	var changed int64
 	err = b.cfg.Store.Atomic(lane.With(ctx, lane.Status), func(ctx context.Context) error {
 		changed, wait = 0, 0
@@ -94,6 +97,9 @@ func (b *Blast) Step(ctx context.Context, tenant, id string) (wait time.Duration
 		n := min(size, max(1, p.PerSecond/10))
 		r := p.report()
 		was := *r
+		if r.Stage == StageRotate {
+			return ErrBlastMoved.New("") // it began a moment ago
+		}
 		members, err := b.cfg.Store.BlastMembers(ctx, &p, r.Done, n)
 		if err != nil {
 			return err
@@ -175,6 +181,16 @@ func (b *Blast) apply(ctx context.Context, by access.Actor, p *BlastPlan, r *Bla
 	reason := p.Reason
 	if r.Stage == StageHold {
 		reason = CertificateHold
+		if p.Rotate != nil { // what is connected is rotated first
+			online, err := b.cfg.Rotator.Connected(ctx, &story)
+			if err != nil {
+				return err
+			}
+			if online {
+				r.Already++
+				return nil
+			}
+		}
 	}
 	replaced := story.Revocation != nil && story.Revocation.ReleasedAt.IsZero() && story.Revocation.Reason == Superseded
 	changed, err := b.revoke(ctx, by, p, &story, reason, now)
@@ -196,6 +212,9 @@ func (b *Blast) apply(ctx context.Context, by access.Actor, p *BlastPlan, r *Bla
 		return err
 	}
 	for i := range late {
+		if p.Rotate != nil && late[i].Authority != p.Query.Authority {
+			continue // it is what the device was given in place of this one
+		}
 		if changed, err = b.revoke(ctx, by, p, &late[i], reason, now); err != nil {
 			return err
 		}

@@ -54,6 +54,9 @@ func (p *Publisher) update(ctx context.Context, id listID, m mode) (err error) {
 		if err != nil {
 			return err
 		}
+		if last != nil && lastOf(a, last) {
+			return nil // it was the last one
+		}
 		mode := m
 		if last == nil || m == changesOnly && p.stale(last, p.now()) {
 			mode = full
@@ -163,6 +166,13 @@ func (p *Publisher) load(ctx context.Context, id listID, a ca.Info) (*published,
 		// Something else wrote the row: go on from what is known, with a number above it.
 		p.Stats.Rollback.Add(1)
 		p.log.ErrorContext(ctx, "stored list is not what was signed", "authority", id.authority, "shard", id.shard, "error", err)
+		if have == nil { // what was published keeps its entries (S32)
+			if f := p.readFile(id, a); f != nil {
+				if n, err := publishedOf(f, nil, 0); err == nil {
+					return p.install(id, n), number, nil
+				}
+			}
+		}
 		return have, number, nil
 	}
 	n, err := publishedOf(l, row.Cuts, row.Leaf)
@@ -225,11 +235,21 @@ func (p *Publisher) draft(ctx context.Context, id listID, last *published, old i
 			this = last.ThisUpdate.Add(time.Second)
 		}
 	}
+	forgotten := false // lists after the last one
+	if p.cfg.Floor != nil {
+		if floor := p.cfg.Floor(id.authority, id.shard); number <= floor {
+			number, forgotten = floor+1, true
+		}
+	}
 	end := now.Add(p.cfg.Validity).UTC().Truncate(time.Second)
 	if !end.After(this) {
 		end = this.Add(p.cfg.Validity)
 	}
 	d.header = header{SigAlg: alg, Issuer: issuer.Subject, KeyID: issuer.KeyID, URL: listURL(issuer.CRLBase, id.shard), Number: number, ThisUpdate: this, NextUpdate: end}
+
+	if a, err := p.cfg.CA.Authority(id.authority); err == nil && a.State == ca.StateEnded {
+		d.NextUpdate = a.Cert.NotAfter.UTC() // no list comes after this one
+	}
 
 	if p.cfg.Deltas {
 		d.Freshest = deltaURL(issuer.CRLBase, id.shard)
@@ -257,11 +277,16 @@ func (p *Publisher) draft(ctx context.Context, id listID, last *published, old i
 			return nil, err
 		}
 	}
-	if last != nil && m != again && !p.stale(last, now) && old == last.Number && (d.entries == last.entries || same(last.entries, d.entries)) {
+	if last != nil && m != again && !forgotten && !p.stale(last, now) && old == last.Number && (d.entries == last.entries || same(last.entries, d.entries)) {
 		p.cover(id, d.leaf)
 		return nil, nil
 	}
 	return d, nil
+}
+
+// lastOf tells whether a list is the last one of an authority (S2).
+func lastOf(a ca.Info, l *published) bool {
+	return a.State == ca.StateEnded && !l.NextUpdate.Before(a.Cert.NotAfter.UTC().Truncate(time.Second))
 }
 
 // same tells whether two lists have the same entries.

@@ -282,7 +282,7 @@ func revokeIsSeenByOpenSSLOnTheLists(t *testing.T, b *bench) {
 			t.Errorf("openssl crl does not say %q: %v\n%s", s, err, out)
 		}
 	}
-	if _, err := exec.LookPath("certtool"); err == nil {
+	if tool(t, "certtool") {
 		der := filepath.Join(t.TempDir(), "l.der")
 		os.WriteFile(der, b.published(catest.Device).DER, 0o600)
 		issuer := filepath.Join(t.TempDir(), "ca.der")
@@ -735,23 +735,34 @@ func publisherKeepsShardsApart(t *testing.T, b *bench) {
 	}
 }
 
-func TestSignList_RefusesWhatIsNotItsList(t *testing.T) {
+func TestSignListPieces_RefusesWhatIsNotItsList(t *testing.T) {
 	b := newBench(t)
-	l := b.published(catest.Device)
-	_, err := b.CA.SignList(t.Context(), catest.Infra, l.TBS)
-	want(t, err, ca.ErrList)
-	_, err = b.CA.SignList(t.Context(), catest.Root, l.TBS)
-	want(t, err, ca.ErrList)
+	l := b.published(catest.Device) // without entries
+	at := bytes.LastIndexByte(l.TBS[:bytes.Index(l.TBS, []byte{0x55, 0x1d, 0x23})-6], 0xa0)
+	sign := func(authority string, tbs []byte) ([]byte, error) {
+		return b.CA.SignListPieces(t.Context(), authority, &ca.ListPieces{Front: tbs[:min(at, len(tbs))], Back: tbs[min(at, len(tbs)):]})
+	}
+	if _, err := sign(catest.Device, l.TBS); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{catest.Infra, catest.Root} {
+		_, err := sign(other, l.TBS)
+		want(t, err, ca.ErrList)
+	}
 	for n := range l.TBS {
-		if _, err := b.CA.SignList(t.Context(), catest.Device, l.TBS[:n]); err == nil {
+		if _, err := sign(catest.Device, l.TBS[:n]); err == nil {
 			t.Fatalf("signed the first %d octets", n)
 		}
 	}
 	bad := bytes.Clone(l.TBS)
 	i := bytes.Index(bad, []byte{0x55, 0x1d, 0x1c}) // no issuing distribution point, an unknown critical extension
 	bad[i+2] = 0x63
-	if out, err := b.CA.SignList(t.Context(), catest.Device, bad); err == nil {
-		if _, err := crl.ParseList(out); err == nil {
+	if sig, err := sign(catest.Device, bad); err == nil {
+		alg, _, err := b.CA.ListAlgorithm(catest.Device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := crl.ParseList(profile.Assemble(bad, alg, sig)); err == nil {
 			t.Error("a list with an unknown critical extension would be published")
 		}
 	}

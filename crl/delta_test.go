@@ -6,8 +6,8 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -161,8 +161,7 @@ func (b *bench) read(name string) []byte {
 // certtool has GnuTLS verify a list.
 func (b *bench) certtool(der []byte) {
 	b.t.Helper()
-	if _, err := exec.LookPath("certtool"); err != nil && os.Getenv("CI") != "true" {
-		b.t.Log("certtool is not installed")
+	if !tool(b.t, "certtool") {
 		return
 	}
 	list := b.write("gnutls.pem", "X509 CRL", der)
@@ -262,8 +261,13 @@ func keepsALongListInPieces(t *testing.T, b *bench) {
 	if out, err := run(t, "openssl", "crl", "-in", b.write("long.pem", "X509 CRL", third.DER), "-CAfile", issuer, "-noout"); err != nil {
 		t.Errorf("openssl: %v\n%s", err, out)
 	}
+	b.damagePieces()
 	// A piece that somebody changed is not served: the list is made from the rows.
-	b.tamper(`UPDATE crl_pieces SET der = (SELECT der FROM crl_pieces WHERE id = 2) WHERE id = 1`)
+	lies, err := b.DB.ListRows(t.Context(), catest.Device, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.tamper(`UPDATE crl_pieces SET der = (SELECT der FROM crl_pieces WHERE id = ?) WHERE id = ?`, lies.Named[1].ID, lies.Named[0].ID)
 	b.dir = t.TempDir()
 	b.pub = b.publisher(b.set, b.dir)
 	if err := b.pub.Start(t.Context()); err != nil {
@@ -271,5 +275,94 @@ func keepsALongListInPieces(t *testing.T, b *bench) {
 	}
 	if l := b.published(catest.Device); l.Count != n+2 || l.Number <= third.Number {
 		t.Errorf("list %d with %d entries", l.Number, l.Count)
+	}
+}
+
+// damagePieces does to pieces what a database writer could, and fsck names each
+// (S32). What is published goes on: the file of that number is whole.
+func (b *bench) damagePieces() {
+	t := b.t
+	t.Helper()
+	check := func() string {
+		t.Helper()
+		found, err := crl.CheckPieces(t.Context(), b.DB, b.clock.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(found, "\n")
+	}
+	if got := check(); got != "" {
+		t.Fatalf("before: %s", got)
+	}
+	db := b.open()
+	defer db.Close()
+	rows, err := b.DB.ListRows(t.Context(), catest.Device, 0)
+	if err != nil || len(rows.Named) < 5 || len(rows.Named) != len(rows.Stored) {
+		t.Fatalf("%+v %v", rows, err)
+	}
+	one, two := rows.Named[1].ID, rows.Named[2].ID
+	var kept []byte
+	if err := db.QueryRow(`SELECT der FROM crl_pieces WHERE id = $1`, one).Scan(&kept); err != nil {
+		t.Fatal(err)
+	}
+	bent := bytes.Clone(kept)
+	bent[12] ^= 1 // in the first serial number
+	name := func(id int64) string { return fmt.Sprintf("crl_pieces %s/0/%d: ", catest.Device, id) }
+	for _, c := range []struct {
+		what  string
+		query string
+		args  []any
+		want  []string
+	}{
+		{"taken", `DELETE FROM crl_pieces WHERE id = ?`, []any{one}, []string{"crl-piece-there: " + name(one), "crl-list-verifies"}},
+		{"shorter", `UPDATE crl_pieces SET der = ? WHERE id = ?`, []any{kept[:len(kept)-1], one}, []string{"crl-piece-length: " + name(one), "crl-list-verifies"}},
+		{"a bit of it", `UPDATE crl_pieces SET der = ? WHERE id = ?`, []any{bent, one}, []string{"crl-piece-entry: " + name(one), "crl-list-verifies"}},
+		{"no entries", `UPDATE crl_pieces SET der = ? WHERE id = ?`, []any{make([]byte, len(kept)), one}, []string{"crl-piece-reads: " + name(one), "crl-list-verifies"}},
+		{"one more", `INSERT INTO crl_pieces (authority, shard, id, der) VALUES (?, 0, 4711, ?)`, []any{catest.Device, kept}, []string{"crl-piece-list: " + name(4711)}},
+		{"of no list", `INSERT INTO crl_pieces (authority, shard, id, der) VALUES (?, 7, 4711, ?)`, []any{catest.Device, kept}, []string{"crl-piece-list: crl_pieces " + catest.Device + "/7/4711: "}},
+		{"another's place", "", nil, []string{"crl-list-verifies"}},
+	} {
+		if c.what == "another's place" {
+			b.tamper(`UPDATE crl_pieces SET id = -id WHERE id = ?`, one)
+			b.tamper(`UPDATE crl_pieces SET id = ? WHERE id = ?`, one, two)
+			b.tamper(`UPDATE crl_pieces SET id = ? WHERE id = ?`, two, -one)
+		} else {
+			b.tamper(c.query, c.args...)
+		}
+		got := check()
+		for _, w := range c.want {
+			if !strings.Contains(got, w) {
+				t.Errorf("%s: want %s in\n%.2000s", c.what, w, got)
+			}
+		}
+		switch c.what {
+		case "taken":
+			// A publisher that starts now still has the list, from its file.
+			p := b.publisher(b.set, b.dir)
+			if err := p.Start(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if l := p.Lists(); len(l) == 0 || l[0].Entries == 0 {
+				t.Errorf("%+v", l)
+			}
+			rows, err := b.DB.ListRows(t.Context(), catest.Device, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rows.Named) != len(rows.Stored) {
+				b.tamper(`INSERT INTO crl_pieces (authority, shard, id, der) VALUES (?, 0, ?, ?)`, catest.Device, one, kept)
+			}
+		case "one more", "of no list":
+			b.tamper(`DELETE FROM crl_pieces WHERE id = 4711`)
+		case "another's place":
+			b.tamper(`UPDATE crl_pieces SET id = -id WHERE id = ?`, one)
+			b.tamper(`UPDATE crl_pieces SET id = ? WHERE id = ?`, one, two)
+			b.tamper(`UPDATE crl_pieces SET id = ? WHERE id = ?`, two, -one)
+		default:
+			b.tamper(`UPDATE crl_pieces SET der = ? WHERE id = ?`, kept, one)
+		}
+	}
+	if got := check(); got != "" {
+		t.Fatalf("put back: %s", got)
 	}
 }

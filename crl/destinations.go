@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,8 +17,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"hallmark/internal/fault"
+	"hallmark/internal/s3"
 )
 
 // Directory is a directory, which may be another machine's.
@@ -133,9 +132,13 @@ func request(ctx context.Context, method string, u *url.URL, f *File) (*http.Req
 	}
 	r.ContentLength = f.Size()
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(f.Open()), nil }
-	r.Header.Set("Content-Type", f.Type)
-	r.Header.Set("Cache-Control", "public, no-transform, max-age="+strconv.Itoa(int(f.Age/time.Second)))
+	r.Header = f.header()
 	return r, nil
+}
+
+// header is what is said of a file.
+func (f *File) header() http.Header {
+	return http.Header{"Content-Type": {f.Type}, "Cache-Control": {"public, no-transform, max-age=" + strconv.Itoa(int(f.Age/time.Second))}}
 }
 
 func do(c *http.Client, r *http.Request) error {
@@ -164,76 +167,27 @@ func secret(file string) (string, error) {
 	return s, nil
 }
 
-// S3Config makes an [S3].
-type S3Config struct {
-	Endpoint string // such as https://s3.eu-central-1.amazonaws.com; buckets are named in the path
-	Region   string // "" means us-east-1, as most servers of one's own expect
-	Bucket   string
-	Prefix   string // put before the path of a file, with its slash
-	// KeyFile has the access key on its first line and the secret key on its
-	// second; it is read for every request.
-	KeyFile string
-	CAFile  string
-	Now     func() time.Time
-}
-
-// S3 sends files to a store that speaks the S3 protocol with signatures of
-// version 4.
-type S3 struct {
-	cfg    S3Config
-	base   *url.URL
-	client *http.Client
-}
+// S3 sends files to a store that speaks the S3 protocol.
+type S3 struct{ client *s3.Client }
 
 // NewS3 makes an S3.
-func NewS3(cfg S3Config) (*S3, error) {
-	u, err := target(cfg.Endpoint)
+func NewS3(cfg s3.Config) (*S3, error) {
+	c, err := s3.New(cfg)
 	if err != nil {
-		return nil, err
+		return nil, ErrDestination.Wrap(err, "%s", fault.From(err).Detail)
 	}
-	if cfg.Bucket == "" || strings.ContainsAny(cfg.Bucket, "/?#%") || cfg.KeyFile == "" {
-		return nil, ErrDestination.New("It needs a bucket and a file with its keys.")
-	}
-	if cfg.Region == "" {
-		cfg.Region = "us-east-1"
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	c, err := client(cfg.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	return &S3{cfg, u, c}, nil
+	return &S3{c}, nil
 }
 
 // Name implements [Destination].
-func (d *S3) Name() string { return "s3 " + d.base.Host + "/" + d.cfg.Bucket + "/" + d.cfg.Prefix }
+func (d *S3) Name() string { return d.client.Name() }
 
 // Put implements [Destination].
 func (d *S3) Put(ctx context.Context, f *File) error {
-	text, err := os.ReadFile(d.cfg.KeyFile)
-	if err != nil {
-		return err
-	}
-	lines := strings.Fields(string(text))
-	if len(lines) != 2 {
-		return errors.New("the file of the keys has not one access key and one secret key")
-	}
-	r, err := request(ctx, http.MethodPut, d.base.JoinPath(d.cfg.Bucket, d.cfg.Prefix+f.Path), f)
-	if err != nil {
-		return err
-	}
 	h := sha256.New()
-	newParts(f.parts).WriteTo(h)
-	sum := hex.EncodeToString(h.Sum(nil))
-	r.Header.Set("X-Amz-Content-Sha256", sum)
-	// A signer remembers what it derived from a secret by the name of the key, so it
-	// would not notice a corrected secret. The path is signed as it is sent, not
-	// escaped twice, which is the rule for S3.
-	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
-	if err := signer.SignHTTP(ctx, aws.Credentials{AccessKeyID: lines[0], SecretAccessKey: lines[1]}, r, sum, "s3", d.cfg.Region, d.cfg.Now()); err != nil {
+	if _, err := newParts(f.parts).WriteTo(h); err != nil {
 		return err
 	}
-	return do(d.client, r)
+	return d.client.Put(ctx, &s3.Object{Key: f.Path, SHA256: hex.EncodeToString(h.Sum(nil)), Size: f.Size(), Header: f.header(),
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(f.Open()), nil }})
 }

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -60,6 +62,9 @@ type FiltersConfig struct {
 	Every time.Duration
 	Dir   string // as the Publisher's
 	Send  *Sender
+	// Floor is the sequence above which the next filter has to be, as
+	// [PublisherConfig.Floor].
+	Floor int64
 	Clock func() error
 	Log   *slog.Logger
 	Now   func() time.Time
@@ -94,6 +99,34 @@ type madeFilter struct {
 	full, newest filter.Header
 	sequence     int64
 	file         []byte
+	delta        int // octets of the changes
+}
+
+// FilterState is what is known of an authority's filter, for metrics and alarms.
+type FilterState struct {
+	Authority  string
+	Sequence   int64
+	Covers     int64     // size of the log
+	ThisUpdate time.Time // of the newest of filter and changes
+	NextUpdate time.Time
+	Issued     uint64 // certificates that the filter knows
+	Octets     int
+	Delta      int // octets of the changes since, 0 if there are none
+}
+
+// States tells how every filter is, in the order of the authorities' names.
+func (f *Filters) States() (out []FilterState) {
+	if f == nil {
+		return nil
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(f.made)) {
+		m := f.made[name]
+		out = append(out, FilterState{Authority: name, Sequence: m.sequence, Covers: int64(m.newest.Size), ThisUpdate: m.newest.ThisUpdate, NextUpdate: m.newest.NextUpdate,
+			Issued: m.full.Issued, Octets: len(m.file), Delta: m.delta})
+	}
+	return out
 }
 
 // serve answers for a path, if it is one of a filter.
@@ -125,19 +158,25 @@ func NewFilters(cfg FiltersConfig) *Filters {
 	return f
 }
 
-// Run makes filters until ctx ends.
+// Run makes filters until ctx ends: of an authority that came while it runs within
+// seconds, and again a minute after a failure.
 func (f *Filters) Run(ctx context.Context) {
+	every := f.cfg.Every / 24
+	due := map[string]time.Time{}
 	for {
 		for _, a := range f.cfg.CA.Authorities() {
-			if a.Duty == profile.DutyRoot || !f.now().Before(a.Cert.NotAfter) {
+			now := f.now()
+			if a.Duty == profile.DutyRoot || !now.Before(a.Cert.NotAfter) || now.Before(due[a.Name]) {
 				continue
 			}
+			due[a.Name] = now.Add(every)
 			if err := f.Update(ctx, a.Name); err != nil && ctx.Err() == nil {
+				due[a.Name] = now.Add(min(every, time.Minute))
 				f.Stats.Failures.Add(1)
 				f.log.ErrorContext(ctx, "filter not made; the former one stays", "authority", a.Name, "error", err)
 			}
 		}
-		if !sleep(ctx, f.cfg.Every/24) {
+		if !sleep(ctx, min(every, 5*time.Second)) {
 			return
 		}
 	}
@@ -197,6 +236,7 @@ func (f *Filters) update(ctx context.Context, authority string) error {
 		h.Sequence = uint64(old) + 1
 		h.Size, h.Day = max(h.Size, last.newest.Size), max(h.Day, last.newest.Day)
 	}
+	h.Sequence = max(h.Sequence, uint64(f.cfg.Floor)+1)
 	if last == nil || now.Sub(last.full.ThisUpdate) >= f.cfg.Every {
 		if row.File, err = f.full(ctx, h, authority, signer); err != nil {
 			return err
@@ -318,7 +358,7 @@ func (f *Filters) install(a ca.Info, row *StoredFilter, now time.Time) error {
 		}
 	}
 	full, changes := v.Headers()
-	m := &madeFilter{full: *full, newest: *full, sequence: row.Sequence, file: row.File}
+	m := &madeFilter{full: *full, newest: *full, sequence: row.Sequence, file: row.File, delta: len(row.Delta)}
 	if changes != nil {
 		m.newest = *changes
 	}
@@ -350,6 +390,11 @@ func (f *Filters) publish(authority string, row *StoredFilter) error {
 			f.mu.Lock()
 			delete(f.files, path)
 			f.mu.Unlock()
+			if f.cfg.Dir != "" {
+				if err := os.Remove(filepath.Join(f.cfg.Dir, filepath.FromSlash(path))); err != nil && !os.IsNotExist(err) {
+					return err
+				}
+			}
 			continue
 		}
 		f.mu.Lock()

@@ -23,6 +23,12 @@ type FsckStore interface {
 	// number, ordered by index.
 	EachStatusLeaf(ctx context.Context, each func(StatusLeaf) error) error
 	Blocks(ctx context.Context, from int64, each func(Block) error) error
+	// ListRows tells how a list lies in the store; nothing if there is none.
+	ListRows(ctx context.Context, authority string, shard int) (ListRows, error)
+	// PieceOwners gives every list that has pieces.
+	PieceOwners(ctx context.Context, each func(authority string, shard int) error) error
+	EachDelta(ctx context.Context, each func(authority string, shard int, number int64, der []byte) error) error
+	EachFilter(ctx context.Context, each func(StoredFilter) error) error
 }
 
 // StatusLeaf is a leaf about trust that was taken away or given back.
@@ -35,11 +41,11 @@ type StatusLeaf struct {
 
 // Fsck checks what this package promises, from the store alone: every revoked,
 // unexpired serial number is on the current list of its authority and shard,
-// lists verify and are current, and revocations and log leaves tell the same
-// story (S10, S32).
+// lists verify and are current, delta lists, pieces and filters are those of their
+// lists, and revocations and log leaves tell the same story (S10, S32).
 func Fsck(ctx context.Context, s FsckStore, now time.Time) ([]fsck.Finding, error) {
-	c := &checker{now: now, store: s, lists: map[listID]*checkedList{}, latest: map[ca.Serial]latestLeaf{}, blocks: map[string]int64{}}
-	for _, step := range []func(context.Context) error{c.readLists, c.readLeaves, c.revocations, c.leftovers} {
+	c := &checker{now: now, store: s, authorities: map[string]ca.Info{}, lists: map[listID]*checkedList{}, latest: map[ca.Serial]latestLeaf{}, blocks: map[string]int64{}}
+	for _, step := range []func(context.Context) error{c.readLists, c.pieces, c.deltas, c.readLeaves, c.revocations, c.leftovers, c.filters} {
 		if err := step(ctx); err != nil {
 			return c.found, err
 		}
@@ -60,12 +66,14 @@ type latestLeaf struct {
 }
 
 type checker struct {
-	now    time.Time
-	store  FsckStore
-	found  []fsck.Finding
-	lists  map[listID]*checkedList
-	latest map[ca.Serial]latestLeaf
-	blocks map[string]int64
+	now   time.Time
+	store FsckStore
+	found []fsck.Finding
+	// those that have a certificate
+	authorities map[string]ca.Info
+	lists       map[listID]*checkedList
+	latest      map[ca.Serial]latestLeaf
+	blocks      map[string]int64
 }
 
 func (c *checker) add(check, object, detail string, args ...any) {
@@ -81,7 +89,6 @@ func (c *checker) readLists(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	byName := map[string]ca.Info{}
 	for _, a := range all {
 		if a.State == ca.StatePending {
 			continue
@@ -91,11 +98,11 @@ func (c *checker) readLists(ctx context.Context) error {
 			c.add("crl-authority-parses", "authorities "+a.Name, "%v", err)
 			continue
 		}
-		byName[a.Name] = ca.Info{Authority: a, Cert: cert}
+		c.authorities[a.Name] = ca.Info{Authority: a, Cert: cert}
 	}
 	for _, h := range heads {
 		object := fmt.Sprintf("crls %s/%d", h.Authority, h.Shard)
-		a, ok := byName[h.Authority]
+		a, ok := c.authorities[h.Authority]
 		if !ok {
 			c.add("crl-authority-known", object, "there is no active authority of that name")
 			continue
@@ -109,7 +116,7 @@ func (c *checker) readLists(ctx context.Context) error {
 		}
 		c.list(object, listID{h.Authority, h.Shard}, a, row)
 	}
-	for _, a := range byName {
+	for _, a := range c.authorities {
 		if a.Duty == profile.DutyRoot || !c.now.Before(a.Cert.NotAfter) {
 			continue
 		}
@@ -132,6 +139,7 @@ func (c *checker) list(object string, id listID, a ca.Info, row *StoredList) {
 	}
 	if err != nil {
 		c.add("crl-list-verifies", object, "%v", err)
+		c.blame(id, row)
 		return
 	}
 	if l.Number != row.Number || l.Number < 1 && a.Duty != profile.DutyRoot {
@@ -244,11 +252,14 @@ func (c *checker) leftovers(ctx context.Context) error {
 		}
 	}
 	for id, l := range c.lists {
+		if c.authorities[id.authority].Duty == profile.DutyRoot {
+			continue // what it names was signed and revoked at the root, not here
+		}
 		for s := range l.on {
 			e := Entry{Serial: []byte(s)}
 			serial, ok := e.ours()
 			if !ok {
-				continue // of a root's list
+				continue
 			}
 			if seen, ok := c.latest[serial]; ok && seen.seen {
 				continue

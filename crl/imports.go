@@ -69,6 +69,7 @@ type imported struct {
 	next     time.Time
 	fetched  time.Time
 	failure  string
+	failures int64
 	revoked  map[string]Reason
 	thisTime time.Time
 }
@@ -157,6 +158,9 @@ func (m *Imports) fetch(ctx context.Context, i *imported) error {
 	data, tag, err := m.get(ctx, i)
 	if err == nil && data == nil { // nothing new
 		m.Stats.Same.Add(1)
+		m.mu.Lock()
+		i.failure, i.fetched = "", m.now()
+		m.mu.Unlock()
 		return nil
 	}
 	changed := false
@@ -167,6 +171,7 @@ func (m *Imports) fetch(ctx context.Context, i *imported) error {
 	i.failure = ""
 	if err != nil {
 		i.failure = err.Error()
+		i.failures++
 	} else {
 		i.etag, i.fetched = tag, m.now()
 	}
@@ -362,6 +367,9 @@ type ImportState struct {
 	NextUpdate time.Time
 	Fetched    time.Time
 	Current    bool
+	Required   bool
+	Octets     int
+	Failures   int64 // attempts since the start that gave no list
 	Fault      string
 }
 
@@ -374,7 +382,7 @@ func (m *Imports) States() []ImportState {
 	defer m.mu.RUnlock()
 	out := make([]ImportState, len(m.all))
 	for k, i := range m.all {
-		out[k] = ImportState{Name: i.Name, Entries: len(i.revoked), NextUpdate: i.next, Fetched: i.fetched, Current: i.next.After(m.now()), Fault: i.failure}
+		out[k] = ImportState{Name: i.Name, Entries: len(i.revoked), NextUpdate: i.next, Fetched: i.fetched, Current: i.next.After(m.now()), Required: i.Required, Octets: len(i.raw), Failures: i.failures, Fault: i.failure}
 		if i.number != nil {
 			out[k].Number = i.number.String()
 		}

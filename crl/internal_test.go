@@ -363,14 +363,14 @@ func TestAnswers_KeepNothingComposedBeforeAChange(t *testing.T) {
 	gen := c.generation()
 	c.forget(s)
 	c.put("k", cached{renew: start}, s, gen)
-	if _, ok := c.get("k", start.Add(-1)); ok {
+	if _, ok := c.get([]byte("k"), start.Add(-1)); ok {
 		t.Error("an answer from before the revocation was kept")
 	}
 	c.put("k", cached{renew: start}, s, c.generation())
-	if _, ok := c.get("k", start.Add(-1)); !ok {
+	if _, ok := c.get([]byte("k"), start.Add(-1)); !ok {
 		t.Error("not kept")
 	}
-	if _, ok := c.get("k", start); ok {
+	if _, ok := c.get([]byte("k"), start); ok {
 		t.Error("kept beyond its time")
 	}
 	for i := range 50 {

@@ -100,6 +100,7 @@ const (
 	maxCertIDs      = 32
 	maxOCSPValidity = 12 * time.Hour
 	maxOCSPAge      = 10 * time.Minute
+	maxOCSPWork     = 30 * time.Second // of an answer that is not ready
 )
 
 // NewOCSP makes an OCSP responder.
@@ -178,18 +179,22 @@ func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := w.Header()
-	if a.until.IsZero() {
+	switch {
+	case a.until.IsZero():
 		h.Set("Cache-Control", "no-store")
-	} else {
+	case r.Method != http.MethodPost: // no cache keeps what was posted (RFC 9110, Section 9.3.3)
 		now := o.now()
 		age := min(max(a.until.Sub(now), 0), o.cfg.MaxAge)
 		h["Cache-Control"] = o.cacheControl(age)
 		h["Expires"] = []string{o.httpTime(now.Add(age))}
 		h["Last-Modified"], h["Etag"] = a.modified, a.etag
-		if r.Method != http.MethodPost && r.Header.Get("If-None-Match") == a.etag[0] {
+		if r.Header.Get("If-None-Match") == a.etag[0] {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
+	}
+	if a.length != nil {
+		h["Content-Length"] = a.length
 	}
 	send(w, http.StatusOK, a.der)
 }
@@ -240,7 +245,9 @@ var (
 func send(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	h["Content-Type"], h["X-Content-Type-Options"] = ocspType, noSniff
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if h["Content-Length"] == nil {
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	w.Write(body)
 }
@@ -269,13 +276,14 @@ type answer struct {
 	der         []byte
 	etag        []string // header values
 	modified    []string
+	length      []string
 	this, until time.Time
 	fault       responseFault
 }
 
 // headers prepares what every reply with this answer says.
 func (a *answer) headers() {
-	a.etag, a.modified = []string{etag(a.der)}, []string{a.this.UTC().Format(http.TimeFormat)}
+	a.etag, a.modified, a.length = []string{etag(a.der)}, []string{a.this.UTC().Format(http.TimeFormat)}, []string{strconv.Itoa(len(a.der))}
 }
 
 func (o *OCSP) refuse(f responseFault) answer {
@@ -323,15 +331,18 @@ func (o *OCSP) answer(ctx context.Context, authority string, in []byte) answer {
 	}
 	single := len(req.certs) == 1 && nonce == nil
 	now := o.now()
-	key := ""
+	var room [256]byte
+	key := room[:0]
 	if single {
-		key = authority + "\x00" + string(req.certs[0].raw)
+		key = append(append(append(key, authority...), 0), req.certs[0].raw...)
 		if got, ok := o.cache.get(key, now); ok {
 			o.Stats.Hits.Add(1)
 			o.count(got.status)
 			return got.answer
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, maxOCSPWork)
+	defer cancel()
 	r, err := o.responder(ctx, a, now)
 	if err != nil {
 		o.Stats.Failures.Add(1)
@@ -378,7 +389,7 @@ func (o *OCSP) answer(ctx context.Context, authority string, in []byte) answer {
 	o.Stats.Signed.Add(1)
 	if single && !out.until.IsZero() {
 		serial, _ := req.certs[0].ours()
-		o.cache.put(key, cached{answer: out, status: statuses[0].kind, renew: this.Add(until.Sub(this) / 2)}, serial, generation)
+		o.cache.put(string(key), cached{answer: out, status: statuses[0].kind, renew: this.Add(until.Sub(this) / 2)}, serial, generation)
 	}
 	return out
 }

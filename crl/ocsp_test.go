@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -131,7 +130,7 @@ func TestOCSP_OpenSSLBelievesIt_A31(t *testing.T) {
 	if out, err := run(t, "openssl", "ocsp", "-issuer", issuer, "-CAfile", root, "-verify_other", issuer, "-url", a.srv.URL+"/ocsp/"+catest.Device, "-cert", g); err != nil || !strings.Contains(out, ": good") {
 		t.Errorf("with a nonce: %v\n%s", err, out)
 	}
-	if _, err := exec.LookPath("ocsptool"); err == nil {
+	if tool(t, "ocsptool") {
 		if out, err := run(t, "ocsptool", "--ask="+a.srv.URL+"/ocsp/"+catest.Device, "--load-cert", r, "--load-issuer", issuer, "--load-trust", issuer); !strings.Contains(out, "revoked") {
 			t.Errorf("ocsptool: %v\n%s", err, out)
 		}
@@ -229,6 +228,28 @@ func TestOCSP_RefusesAWrongResponder_A31(t *testing.T) {
 	later("another key")
 	a.cert, a.key = a.Device, key
 	later("the CA itself")
+	// What other authorities of ours, and nobody, made for the same key.
+	a.key = key
+	forged := func(by *x509.Certificate, with crypto.Signer, usage []x509.ExtKeyUsage) *x509.Certificate {
+		t.Helper()
+		out, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: right.SerialNumber, RawSubject: right.RawSubject, NotBefore: right.NotBefore, NotAfter: right.NotAfter,
+			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage}, by, key.Public(), with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	signing := []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
+	a.cert = forged(a.Root, a.RootKey, signing)
+	later("a responder of another issuer")
+	stranger, namesake := catest.NewKey(t), *a.Device
+	namesake.PublicKey = stranger.Public()
+	a.cert = forged(&namesake, stranger, signing)
+	later("a responder that the issuer did not sign")
 	a.cert = right
 	a.down.Store(true)
 	later("no key")

@@ -117,7 +117,7 @@ func (o *OCSP) presign(ctx context.Context, a ca.Info, ids *issuerIDs, raw []byt
 	now := o.now()
 	key := a.Name + "\x00" + string(raw)
 	if fresh {
-		if _, ok := o.cache.get(key, now); ok {
+		if _, ok := o.cache.get([]byte(key), now); ok {
 			return true, nil
 		}
 	}

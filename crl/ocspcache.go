@@ -39,12 +39,12 @@ func (c *answers) generation() uint64 {
 	return c.gen
 }
 
-func (c *answers) get(key string, now time.Time) (cached, bool) {
+func (c *answers) get(key []byte, now time.Time) (cached, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a, ok := c.young[key]
+	a, ok := c.young[string(key)]
 	if !ok {
-		a, ok = c.old[key]
+		a, ok = c.old[string(key)]
 	}
 	return a, ok && now.Before(a.renew)
 }

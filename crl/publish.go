@@ -2,11 +2,13 @@ package crl
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,6 +108,9 @@ type PublisherConfig struct {
 	Send *Sender
 	// Filters are served beside the lists; nil means there are none.
 	Filters *Filters
+	// Floor is the number above which the next list has to be, whatever the store
+	// remembers: after a restore the world may know later lists (A77). nil means 0.
+	Floor func(authority string, shard int) int64
 	// Clock refuses a clock that cannot be right, before a list is signed; nil
 	// means it is right.
 	Clock func() error
@@ -502,6 +507,44 @@ func (p *Publisher) Publish(ctx context.Context, authority string, shard int) (L
 	return ListHead{authority, shard, l.Number, l.ThisUpdate, l.NextUpdate, l.leaf}, nil
 }
 
+// PublishAll makes all lists of an authority now, also when nothing changed.
+func (p *Publisher) PublishAll(ctx context.Context, authority string) ([]PublishedList, error) {
+	a, err := p.cfg.CA.Authority(authority)
+	if err != nil {
+		return nil, err
+	}
+	if a.Duty == profile.DutyRoot {
+		return nil, ErrListUntrusted.New("%s is a root: its list is signed in a ceremony and uploaded.", authority)
+	}
+	all, err := p.ids(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(id listID) bool { return id.authority != authority })
+	if len(all) == 0 {
+		return nil, ErrListMissing.New("%s ended at %s.", authority, a.Cert.NotAfter.Format(timeForm))
+	}
+	if err := p.each(all, func(id listID) error { return p.update(lane.With(ctx, lane.Status), id, again) }); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(p.Lists(), func(l PublishedList) bool { return l.Authority != authority }), nil
+}
+
+// LastLists tells whether every list of an authority that ended is its last one.
+func (p *Publisher) LastLists(ctx context.Context, authority string) (bool, error) {
+	a, err := p.cfg.CA.Authority(authority)
+	if err != nil {
+		return false, err
+	}
+	ids, err := p.ids(ctx)
+	for _, id := range ids {
+		if l := p.current(id); id.authority == authority && (l == nil || !lastOf(a, l)) {
+			return false, err
+		}
+	}
+	return err == nil, err
+}
+
 // WriteList writes what is served of a shard: the list, or its delta list.
 func (p *Publisher) WriteList(w io.Writer, authority string, shard int, delta bool) error {
 	l := p.current(listID{authority, shard})
@@ -559,22 +602,35 @@ func (p *Publisher) current(id listID) *published {
 	return p.lists[id]
 }
 
-// Lists are the heads of what is served, for metrics and alarms (A9, A35).
-func (p *Publisher) Lists() []ListHead {
+// PublishedList is what is known of a list that is served.
+type PublishedList struct {
+	ListHead
+	Entries      int
+	Octets       int64
+	Delta        bool // there is a delta list beside it
+	DeltaBase    int64
+	DeltaOctets  int64
+	DeltaUpdated time.Time // its thisUpdate
+}
+
+// Lists are those that are served, for people, metrics and alarms (A9, A35).
+func (p *Publisher) Lists() []PublishedList {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	out := make([]ListHead, 0, len(p.lists))
+	out := make([]PublishedList, 0, len(p.lists))
 	for id, l := range p.lists {
-		out = append(out, ListHead{id.authority, id.shard, l.Number, l.ThisUpdate, l.NextUpdate, l.leaf})
-	}
-	slices.SortFunc(out, func(a, b ListHead) int {
-		if a.Authority != b.Authority {
-			if a.Authority < b.Authority {
-				return -1
+		one := PublishedList{ListHead: ListHead{id.authority, id.shard, l.Number, l.ThisUpdate, l.NextUpdate, l.leaf}, Entries: l.entries.count,
+			Octets: int64(len(l.front) + l.entries.size + len(l.back))}
+		if l.delta != nil {
+			one.Delta, one.DeltaOctets, one.DeltaUpdated = true, int64(len(l.delta.der)), l.delta.thisUpdate
+			if l.ref != nil {
+				one.DeltaBase = l.ref.number
 			}
-			return 1
 		}
-		return a.Shard - b.Shard
+		out = append(out, one)
+	}
+	slices.SortFunc(out, func(a, b PublishedList) int {
+		return cmp.Or(strings.Compare(a.Authority, b.Authority), a.Shard-b.Shard)
 	})
 	return out
 }

@@ -9,6 +9,7 @@ import (
 
 	"hallmark/access"
 	"hallmark/ca"
+	"hallmark/ca/profile"
 )
 
 const timeForm = time.RFC3339
@@ -31,6 +32,7 @@ type Revocation struct {
 
 // Story is what revocation needs to know of a reserved serial number.
 type Story struct {
+	ID                      int64 // of its reservation
 	Tenant, Account, Holder string
 	Profile                 string
 	Authority               string
@@ -258,7 +260,7 @@ func (s *Service) BlockDevice(ctx context.Context, by access.Actor, holder strin
 	if !r.Valid() || r == CertificateHold {
 		return Result{}, ErrReason.New("A device is blocked for a permanent reason, not %s.", r)
 	}
-	if by.Kind != access.KindPrincipal && by.Kind != access.KindService {
+	if by.Kind != access.KindPrincipal && by.Kind != access.KindBreakGlass && by.Kind != access.KindService {
 		return Result{}, ErrRight.New("A device is blocked by people.")
 	}
 	now := s.now()
@@ -307,11 +309,53 @@ func (s *Service) BlockDevice(ctx context.Context, by access.Actor, holder strin
 	return out, nil
 }
 
+// RetireDevice revokes what a device works with and leaves it what it was made with:
+// every certificate in force but the birth certificate, and what was reserved for one.
+// It may get others. One transaction; a hold becomes a revocation.
+func (s *Service) RetireDevice(ctx context.Context, by access.Actor, holder string, r Reason, text string) (Result, error) {
+	if !r.Valid() || r == CertificateHold {
+		return Result{}, ErrReason.New("A device is retired for a permanent reason, not %s.", r)
+	}
+	if by.Kind != access.KindPrincipal && by.Kind != access.KindService {
+		return Result{}, ErrRight.New("A device is retired by people.")
+	}
+	now := s.now()
+	var out Result
+	err := s.store.Atomic(ctx, func(ctx context.Context) error {
+		out = Result{}
+		all, err := s.store.Stories(ctx, by.Tenant, holder, now)
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			st := &all[i]
+			if st.Profile == string(profile.IDevID) {
+				continue
+			}
+			if v := st.Revocation; v != nil && v.ReleasedAt.IsZero() && v.Reason != CertificateHold {
+				continue // the first reason stays
+			}
+			if err := s.revoke(ctx, by, st, r, now, text, &out); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	s.count(r, &out)
+	if out.Changed {
+		s.log.InfoContext(ctx, "device retired", "holder", holder, "reason", r.String(), "by", by.String(), "certificates", len(out.Revoked))
+	}
+	return out, nil
+}
+
 // mayRevoke is A34 for those who act without a role: a certificate can give
 // itself up, and nobody else's. What principals may do is in package access.
 func mayRevoke(by access.Actor, s *Story) error {
 	switch by.Kind {
-	case access.KindPrincipal, access.KindService:
+	case access.KindPrincipal, access.KindBreakGlass, access.KindService:
 		return nil
 	case access.KindDevice, access.KindStation:
 		if by.Name != "" && strings.EqualFold(by.Name, s.Holder) {

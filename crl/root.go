@@ -168,3 +168,20 @@ func (p *Publisher) distrust(l *List) error {
 		return nil
 	})
 }
+
+// OnRootList tells whether the list of its root has an authority.
+func (p *Publisher) OnRootList(a ca.Info) (found bool, err error) {
+	for _, root := range p.cfg.CA.Authorities() {
+		l := p.current(listID{root.Name, 0})
+		if root.Duty != profile.DutyRoot || l == nil || !bytes.Equal(root.Cert.RawSubject, a.Cert.RawIssuer) {
+			continue
+		}
+		if err := l.entries.each(func(e Entry) error {
+			found = found || bytes.Equal(a.Cert.SerialNumber.Bytes(), bytes.TrimLeft(e.Serial, "\x00"))
+			return nil
+		}); err != nil {
+			return false, err
+		}
+	}
+	return found, nil
+}

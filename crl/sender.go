@@ -39,7 +39,8 @@ type Destination interface {
 // SenderConfig makes a [Sender].
 type SenderConfig struct {
 	Destinations []Destination
-	// Retry is the first wait after a failure; it doubles up to Every. 0 means 1 s.
+	// Retry is the first wait after a failure; it doubles up to a minute, or Every if
+	// that is less. 0 means 1 s.
 	Retry time.Duration
 	// Every is how often everything is sent again, so that a place that lost a file
 	// has it back; 0 means an hour.
@@ -67,7 +68,7 @@ type sending struct {
 	kick chan struct{}
 
 	mu    sync.Mutex
-	due   map[string]bool
+	due   map[string]time.Time // paths, and since when
 	state DestinationState
 }
 
@@ -75,6 +76,7 @@ type sending struct {
 type DestinationState struct {
 	Name    string
 	Pending int       // files that are not there yet
+	Since   time.Time // the oldest of them was made
 	Sent    int64     // since start
 	Failed  int64     // attempts
 	Last    time.Time // of the last success
@@ -92,7 +94,7 @@ func NewSender(cfg SenderConfig) *Sender {
 		s.cfg.Every = time.Hour
 	}
 	for _, d := range cfg.Destinations {
-		s.lanes = append(s.lanes, &sending{to: d, kick: make(chan struct{}, 1), due: map[string]bool{}, state: DestinationState{Name: d.Name()}})
+		s.lanes = append(s.lanes, &sending{to: d, kick: make(chan struct{}, 1), due: map[string]time.Time{}, state: DestinationState{Name: d.Name()}})
 	}
 	return s
 }
@@ -110,20 +112,32 @@ func (s *Sender) Offer(f File) {
 	s.files[f.Path] = &f
 	s.mu.Unlock()
 	for _, l := range s.lanes {
-		l.add(f.Path)
+		l.add(s.now(), f.Path)
 	}
 }
 
-func (l *sending) add(paths ...string) {
+func (l *sending) add(at time.Time, paths ...string) {
 	l.mu.Lock()
 	for _, p := range paths {
-		l.due[p] = true
+		if _, waits := l.due[p]; !waits {
+			l.due[p] = at
+		}
 	}
-	l.state.Pending = len(l.due)
+	l.count()
 	l.mu.Unlock()
 	select {
 	case l.kick <- struct{}{}:
 	default:
+	}
+}
+
+// count is called with the lock held.
+func (l *sending) count() {
+	l.state.Pending, l.state.Since = len(l.due), time.Time{}
+	for _, at := range l.due {
+		if l.state.Since.IsZero() || at.Before(l.state.Since) {
+			l.state.Since = at
+		}
 	}
 }
 
@@ -165,9 +179,9 @@ func (s *Sender) run(ctx context.Context, l *sending) {
 				all = append(all, p)
 			}
 			s.mu.Unlock()
-			l.add(all...)
+			l.add(s.now(), all...)
 		}
-		for wait := s.cfg.Retry; !s.send(ctx, l); wait = min(2*wait, s.cfg.Every) {
+		for wait := s.cfg.Retry; !s.send(ctx, l); wait = min(2*wait, s.cfg.Every, time.Minute) {
 			if !sleep(ctx, wait) {
 				return
 			}
@@ -209,7 +223,7 @@ func (s *Sender) send(ctx context.Context, l *sending) bool {
 				delete(l.due, p)
 			}
 		}
-		l.state.Pending = len(l.due)
+		l.count()
 		l.mu.Unlock()
 		if err != nil {
 			s.log.ErrorContext(ctx, "published file not sent; it is tried again", "destination", l.to.Name(), "path", p, "error", err)

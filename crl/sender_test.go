@@ -3,15 +3,11 @@ package crl_test
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +16,8 @@ import (
 
 	"hallmark/ca/catest"
 	"hallmark/crl"
+	"hallmark/internal/s3"
+	"hallmark/internal/s3/s3test"
 )
 
 // shelf is a web server that keeps what is put there, with a check before.
@@ -52,61 +50,16 @@ func (s *shelf) get(name string) []byte {
 
 const accessKey, secretKey = "AKHALLMARK", "a_secret_of_the_store"
 
-// signedV4 verifies a request as an S3 server does, from the protocol's
-// description and without the code that signs.
-func signedV4(r *http.Request, body []byte) bool {
-	fields := map[string]string{}
-	auth, ok := strings.CutPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 ")
-	if !ok {
-		return false
-	}
-	for _, f := range strings.Split(auth, ",") {
-		k, v, _ := strings.Cut(strings.TrimSpace(f), "=")
-		fields[k] = v
-	}
-	scope := strings.SplitN(fields["Credential"], "/", 2)
-	parts := strings.Split(scope[1], "/")
-	sum := sha256.Sum256(body)
-	if scope[0] != accessKey || len(parts) != 4 || parts[1] != "eu-test-1" || parts[2] != "s3" || r.Header.Get("X-Amz-Content-Sha256") != hex.EncodeToString(sum[:]) {
-		return false
-	}
-	names := strings.Split(fields["SignedHeaders"], ";")
-	if !sort.StringsAreSorted(names) {
-		return false
-	}
-	var headers strings.Builder
-	for _, n := range names {
-		v := r.Header.Get(n)
-		switch n {
-		case "host":
-			v = r.Host
-		case "content-length":
-			v = r.Header.Get("Content-Length")
-		}
-		headers.WriteString(n + ":" + strings.TrimSpace(v) + "\n")
-	}
-	canonical := strings.Join([]string{r.Method, r.URL.EscapedPath(), r.URL.RawQuery, headers.String(), fields["SignedHeaders"], hex.EncodeToString(sum[:])}, "\n")
-	digest := sha256.Sum256([]byte(canonical))
-	text := strings.Join([]string{"AWS4-HMAC-SHA256", r.Header.Get("X-Amz-Date"), scope[1], hex.EncodeToString(digest[:])}, "\n")
-	key := []byte("AWS4" + secretKey)
-	for _, p := range append(parts, text) {
-		h := hmac.New(sha256.New, key)
-		h.Write([]byte(p))
-		key = h.Sum(nil)
-	}
-	return hex.EncodeToString(key) == fields["Signature"]
-}
-
 // Lists reach a directory, a web server and an S3 store on their own, are there
 // again after an outage, and never fall back to an older number.
 func TestSender_CarriesListsEverywhere(t *testing.T) {
 	b := newBench(t)
 	web := &shelf{files: map[string][]byte{}, allow: func(r *http.Request, _ []byte) bool { return r.Header.Get("Authorization") == "Bearer the-token" }}
-	s3 := &shelf{files: map[string][]byte{}, allow: func(r *http.Request, body []byte) bool {
+	store := &shelf{files: map[string][]byte{}, allow: func(r *http.Request, body []byte) bool {
 		r.Header.Set("Content-Length", strconv.Itoa(len(body)))
-		return signedV4(r, body)
+		return s3test.Signed(r, body, "eu-test-1", accessKey, secretKey)
 	}}
-	webServer, s3Server := httptest.NewServer(web), httptest.NewServer(s3)
+	webServer, s3Server := httptest.NewServer(web), httptest.NewServer(store)
 	defer webServer.Close()
 	defer s3Server.Close()
 	dir, mirror := t.TempDir(), t.TempDir()
@@ -122,7 +75,7 @@ func TestSender_CarriesListsEverywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bucket, err := crl.NewS3(crl.S3Config{Endpoint: s3Server.URL, Region: "eu-test-1", Bucket: "lists", Prefix: "brand/", KeyFile: keys})
+	bucket, err := crl.NewS3(s3.Config{Endpoint: s3Server.URL, Region: "eu-test-1", Bucket: "lists", Prefix: "brand/", KeyFile: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +108,7 @@ func TestSender_CarriesListsEverywhere(t *testing.T) {
 	}
 	inDir := func() []byte { out, _ := os.ReadFile(filepath.Join(mirror, path)); return out }
 	inWeb := func() []byte { return web.get("POST /pki/" + path) }
-	inS3 := func() []byte { return s3.get("PUT /lists/brand/" + path) }
+	inS3 := func() []byte { return store.get("PUT /lists/brand/" + path) }
 	arrives("the first list", b.read(path), inDir, inWeb)
 	if inS3() != nil {
 		t.Fatal("a request without a good key was taken")
@@ -180,7 +133,7 @@ func TestSender_CarriesListsEverywhere(t *testing.T) {
 	web.mu.Unlock()
 	arrives("the second list after the outage", b.read(path), inWeb)
 	delta := strings.TrimSuffix(path, ".crl") + "-delta.crl"
-	arrives("the delta list", b.read(delta), func() []byte { return web.get("POST /pki/" + delta) }, func() []byte { return s3.get("PUT /lists/brand/" + delta) })
+	arrives("the delta list", b.read(delta), func() []byte { return web.get("POST /pki/" + delta) }, func() []byte { return store.get("PUT /lists/brand/" + delta) })
 	for _, s := range sender.States() {
 		if s.Sent == 0 || s.Last.IsZero() {
 			t.Errorf("%+v", s)
@@ -191,6 +144,6 @@ func TestSender_CarriesListsEverywhere(t *testing.T) {
 func TestHTTPPush_SendsNoTokenInClear(t *testing.T) {
 	_, err := crl.NewHTTPPush(crl.HTTPPushConfig{URL: "http://pki.example.com/", TokenFile: "token"})
 	want(t, err, crl.ErrDestination)
-	_, err = crl.NewS3(crl.S3Config{Endpoint: "ftp://x", Bucket: "b", KeyFile: "k"})
+	_, err = crl.NewS3(s3.Config{Endpoint: "ftp://x", Bucket: "b", KeyFile: "k"})
 	want(t, err, crl.ErrDestination)
 }

@@ -3,7 +3,9 @@ package crl
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"net/http"
 	"strconv"
 	"strings"
@@ -77,16 +79,37 @@ func (p *Publisher) serveList(w http.ResponseWriter, r *http.Request, authority,
 	http.ServeContent(w, r, "", l.ThisUpdate, l.reader())
 }
 
+// serveCertificate serves NAME.cer, the certificate of an authority or a cross
+// certificate, and NAME.pem, what comes after a certificate of an authority in a
+// chain: itself and the cross certificates of its root; of a root itself and those
+// by which other roots certify it.
 func (p *Publisher) serveCertificate(w http.ResponseWriter, r *http.Request, file string) {
-	name, ok := strings.CutSuffix(file, ".cer")
+	name, isChain := strings.CutSuffix(file, ".pem")
+	ok := isChain
+	if !ok {
+		name, ok = strings.CutSuffix(file, ".cer")
+	}
+	var c *x509.Certificate
 	a, err := p.cfg.CA.Authority(name)
-	if !ok || err != nil {
+	if err == nil {
+		c = a.Cert
+	} else if x, xerr := p.cfg.CA.Cross(name); xerr == nil && !isChain {
+		c = x.Cert
+	}
+	if !ok || c == nil {
 		http.NotFound(w, r)
 		return
 	}
+	body, kind, age, since := c.Raw, "application/pkix-cert", "86400", c.NotBefore
+	if isChain {
+		body, kind, age, since = nil, "application/pem-certificate-chain", "300", time.Time{}
+		for _, c := range append([]*x509.Certificate{c}, p.cfg.CA.CrossesOf(c)...) {
+			body = append(body, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		}
+	}
 	h := w.Header()
-	h.Set("Content-Type", "application/pkix-cert")
-	h.Set("Cache-Control", "public, no-transform, max-age=86400")
-	h.Set("ETag", etag(a.Cert.Raw))
-	http.ServeContent(w, r, "", a.Cert.NotBefore, bytes.NewReader(a.Cert.Raw))
+	h.Set("Content-Type", kind)
+	h.Set("Cache-Control", "public, no-transform, max-age="+age)
+	h.Set("ETag", etag(body))
+	http.ServeContent(w, r, "", since, bytes.NewReader(body))
 }

@@ -331,6 +331,17 @@ func (s *Set) adopt(authority string, e Entry, expires time.Time) {
 	}
 }
 
+// Distrust makes everything of an authority revoked before its root's list says so.
+func (s *Set) Distrust(authority string, r Reason, at time.Time) { s.kill(authority, r, at) }
+
+// Distrusted tells whether all of an authority is revoked.
+func (s *Set) Distrusted(authority string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.dead[authority]
+	return ok
+}
+
 // kill makes everything of an authority revoked, since its root says so.
 func (s *Set) kill(authority string, r Reason, at time.Time) {
 	s.mu.Lock()
