@@ -22,15 +22,22 @@ const (
 // Config makes an Authenticator.
 type Config struct {
 	Store Store
-	Log   *slog.Logger
-	Now   func() time.Time
+	// Trail takes refused sign-ins, and the making of the first principal; nil leaves
+	// them out. RequestID gives the id of the request of a context, nil none.
+	Trail     TrailWriter
+	RequestID func(ctx context.Context) string
+	// BreakGlass lets somebody in when nobody else can sign in (S42).
+	BreakGlass BreakGlassConfig
+	Log        *slog.Logger
+	Now        func() time.Time
 }
 
 // Authenticator turns tokens into actors. It is safe for concurrent use.
 type Authenticator struct {
-	cfg Config
-	log *slog.Logger
-	now func() time.Time
+	cfg       Config
+	log       *slog.Logger
+	now       func() time.Time
+	strangers *Strangers
 
 	mu       sync.Mutex
 	cache    map[[32]byte]cached
@@ -57,6 +64,7 @@ func NewAuthenticator(cfg Config) *Authenticator {
 	if a.now == nil {
 		a.now = time.Now
 	}
+	a.strangers = NewStrangers(cfg.Trail, a.log, a.now)
 	return a
 }
 
@@ -75,13 +83,18 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string, from net
 	failures, wait := a.failed(from, 0)
 	if ok && failures < maxLookups {
 		p, err := a.ByHash(ctx, t.Hash())
+		if errors.Is(err, ErrToken) {
+			p, err = a.byBreakGlass(ctx, t)
+		}
 		if !errors.Is(err, ErrToken) {
 			return p, err
 		}
 	}
 	if failures, _ = a.failed(from, 1); failures > maxFailures {
+		a.refused(ctx, from, failures, ErrTooManyFailures.Code)
 		return Principal{}, ErrTooManyFailures.New("").After(wait)
 	}
+	a.refused(ctx, from, failures, ErrToken.Code)
 	return Principal{}, ErrToken.New("")
 }
 

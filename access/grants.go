@@ -29,6 +29,9 @@ const (
 	RevokeStation     Action = "station.revoke"
 
 	CreateEnrolPassword Action = "enrol.password.create"
+	CreateAcmeKey       Action = "enrol.acme-key.create"
+	ReadAcmeKeys        Action = "enrol.acme-key.read"
+	RevokeAcmeKey       Action = "enrol.acme-key.revoke"
 
 	ReadCertificates  Action = "certificate.read"
 	RevokeCertificate Action = "certificate.revoke"
@@ -73,14 +76,31 @@ const (
 	CreateProvisioningClaim   Action = "claim.provisioning.create"
 	RegisterInBulk            Action = "bulk.register"
 
-	ReadJobs     Action = "job.read"
-	CreateJob    Action = "job.create"
-	CancelJob    Action = "job.cancel"
-	DeleteJob    Action = "job.delete"
+	ReadJobs        Action = "job.read"
+	CreateJob       Action = "job.create"
+	CancelJob       Action = "job.cancel"
+	DeleteJob       Action = "job.delete"
+	ReadCampaigns   Action = "campaign.read"
+	CreateCampaign  Action = "campaign.create"
+	ControlCampaign Action = "campaign.control"
+	ReadFirmware    Action = "firmware.read"
+	PublishFirmware Action = "firmware.publish"
+	StopFirmware    Action = "firmware.withdraw"
+	ReadTimeline    Action = "thing.timeline.read"
+	ReadTrust       Action = "trust.read"
+	RollRoots       Action = "trust.rollover"
+
+	ReadOwnership     Action = "ownership.read"
+	ReleaseUnits      Action = "ownership.release"
+	ResetUnits        Action = "ownership.reset"
+	AcceptUnits       Action = "ownership.accept"
+	DecommissionUnits Action = "ownership.decommission"
+
 	ReadShadows  Action = "shadow.read"
 	UpdateShadow Action = "shadow.update"
 	DeleteShadow Action = "shadow.delete"
 	ReadLists    Action = "list.read"
+	PublishLists Action = "list.publish"
 
 	ReadRevocationPlans Action = "revocation-plan.read"
 	PlanRevocation      Action = "revocation-plan.create"
@@ -93,7 +113,16 @@ const (
 	ReadApprovals   Action = "approval.read"
 	DecideApproval  Action = "approval.decide"
 
-	ReadLog Action = "log.read"
+	ReadLog   Action = "log.read"
+	ReadTrail Action = "trail.read"
+
+	ReadBackup Action = "backup.read"
+	MakeBackup Action = "backup.create"
+
+	ReadBreakGlass  Action = "break-glass.read"
+	OpenBreakGlass  Action = "break-glass.open" // by who has the key: no role has it
+	CloseBreakGlass Action = "break-glass.close"
+	RepairSignIn    Action = "sign-in.repair"
 )
 
 // grants is the one place that says who may do what. What is not here, nobody
@@ -129,6 +158,10 @@ var grants = map[Action][]Role{
 
 	// A password makes a device without a station: who may have stations made, may.
 	CreateEnrolPassword: {CMManager, SecurityOfficer, Platform},
+	// An ACME key stands for many devices or servers, and for long.
+	CreateAcmeKey: {SecurityOfficer, Platform},
+	ReadAcmeKeys:  {SecurityOfficer, Auditor, Platform},
+	RevokeAcmeKey: {SecurityOfficer, Platform},
 
 	// Trust.
 	ReadCertificates:  roles,
@@ -136,7 +169,15 @@ var grants = map[Action][]Role{
 	ReadDevices:       roles,
 	RevokeDevice:      {SecurityOfficer},
 	ReadLists:         roles,
+	PublishLists:      {SecurityOfficer, Platform},
 	ReadLog:           roles,
+	ReadTrail:         {SecurityOfficer, Auditor, Platform},
+
+	// A backup is encrypted for whom the configuration names: making one is no right
+	// to read it.
+	ReadBackup:     {SecurityOfficer, Auditor, Platform},
+	MakeBackup:     {SecurityOfficer, Platform},
+	ReadBreakGlass: {SecurityOfficer, Auditor, Platform},
 
 	// Revocation in bulk. Whoever planned it never approves it; see Approve.
 	ReadRevocationPlans: {SecurityOfficer, Auditor, Platform},
@@ -193,10 +234,33 @@ var grants = map[Action][]Role{
 
 	// What devices are told. The security officer has jobs and shadows because the
 	// way out of an incident is often to make devices do something.
-	ReadJobs:     {SecurityOfficer, Auditor, FleetOperator, Platform},
-	CreateJob:    {SecurityOfficer, FleetOperator, Platform},
-	CancelJob:    {SecurityOfficer, FleetOperator, Platform},
-	DeleteJob:    {SecurityOfficer, FleetOperator, Platform},
+	ReadJobs:  {SecurityOfficer, Auditor, FleetOperator, Platform},
+	CreateJob: {SecurityOfficer, FleetOperator, Platform},
+	CancelJob: {SecurityOfficer, FleetOperator, Platform},
+	DeleteJob: {SecurityOfficer, FleetOperator, Platform},
+	// Campaigns; over a configured size a second person approves (S36).
+	ReadCampaigns:   {SecurityOfficer, Auditor, FleetOperator, Platform},
+	CreateCampaign:  {SecurityOfficer, FleetOperator, Platform},
+	ControlCampaign: {SecurityOfficer, FleetOperator, Platform},
+	// Firmware: whoever publishes asks, and a second person releases it (S36).
+	ReadFirmware:    {SecurityOfficer, Auditor, FleetOperator, Platform},
+	PublishFirmware: {SecurityOfficer, FleetOperator, Platform},
+	StopFirmware:    {SecurityOfficer, FleetOperator, Platform},
+	// Whom the fleet trusts; that a rollover begins, and that a gate of it is lowered, a
+	// second person approves (S36).
+	ReadTrust: {SecurityOfficer, Auditor, FleetOperator, Platform},
+	RollRoots: {SecurityOfficer, Platform},
+	// Whose device it is. The history has what its things and shadows were, so it is for
+	// those who may read these. Over a configured number of units a second person
+	// approves (S36); out of use is for ever, and takes the birth certificate.
+	ReadOwnership:     {SecurityOfficer, Auditor, FleetOperator, Platform},
+	ReleaseUnits:      {SecurityOfficer, Platform},
+	ResetUnits:        {SecurityOfficer, FleetOperator, Platform},
+	AcceptUnits:       {SecurityOfficer, FleetOperator, Platform},
+	DecommissionUnits: {SecurityOfficer},
+	// What happened to a thing shows its certificates, jobs and campaigns: it is for
+	// those who may read each of them.
+	ReadTimeline: {SecurityOfficer, Auditor, FleetOperator, Platform},
 	ReadShadows:  {SecurityOfficer, Auditor, FleetOperator, Platform},
 	UpdateShadow: {SecurityOfficer, FleetOperator, Platform},
 	DeleteShadow: {SecurityOfficer, FleetOperator, Platform},
@@ -216,6 +280,9 @@ var grants = map[Action][]Role{
 // Can tells whether the actor may do this in its tenant. Only principals have
 // roles: a station or a device is admitted by its door, not by this table.
 func Can(a Actor, action Action) bool {
+	if a.Kind == KindBreakGlass {
+		return mayInEmergency(a, action)
+	}
 	return a.Kind == KindPrincipal && a.Tenant != "" && a.Name != "" && slices.Contains(grants[action], a.Role)
 }
 
@@ -238,9 +305,14 @@ func Actions(r Role) []Action {
 			out = append(out, action)
 		}
 	}
+	if r != "" {
+		out = append(out, emergency[r]...)
+	}
 	slices.Sort(out)
 	return out
 }
 
-// Granted tells whether the table knows the action.
-func Granted(action Action) bool { return len(grants[action]) > 0 }
+// Granted tells whether the table knows the action, or break-glass may do it.
+func Granted(action Action) bool {
+	return len(grants[action]) > 0 || action == OpenBreakGlass || slices.Contains(emergency[BreakGlass], action)
+}

@@ -31,6 +31,9 @@ func (p *Principal) Live(now time.Time) bool {
 
 // Actor is the principal as somebody who asks.
 func (p *Principal) Actor() Actor {
+	if p.Role == BreakGlass || p.Role == BreakGlassDrill {
+		return Actor{Tenant: p.Tenant, Kind: KindBreakGlass, Name: p.Name, Role: p.Role}
+	}
 	return Actor{Tenant: p.Tenant, Kind: KindPrincipal, Name: p.Name, Role: p.Role}
 }
 
@@ -128,6 +131,7 @@ func (a *Authenticator) Bootstrap(ctx context.Context, deliver func(name string,
 	if err := deliver(p.Name, t); err != nil {
 		return false, err
 	}
+	ctx, _ = WithRecord(ctx, TrailEntry{Tenant: p.Tenant, Actor: Actor{Kind: KindService, Name: "start"}.String(), Action: CreatePrincipal, On: "the first principal", About: map[string]string{"name": p.Name, "role": string(p.Role)}, Outcome: TrailDone})
 	if created, err = a.cfg.Store.CreateFirstPrincipal(ctx, p); err == nil && created {
 		a.log.WarnContext(ctx, "first principal created", "principal", p.Name, "role", string(p.Role))
 	}
