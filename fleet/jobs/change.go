@@ -22,6 +22,8 @@ type change struct {
 	ended  []Execution // for events
 	gone   []Execution // deleted with their job
 	events []jobEvent
+
+	changed func(ctx context.Context, e *Execution) error
 }
 
 type (
@@ -40,6 +42,7 @@ type (
 		first attempt // pending before; zero: none
 		moved bool    // an execution entered or left the list
 		other bool    // another execution, or none, is the first now
+		again bool    // nothing changed: it is reminded
 	}
 
 	jobEvent struct {
@@ -102,6 +105,9 @@ func (c *change) notice(ctx context.Context, e *Execution, from, to Status) erro
 	}
 	if to != "" && to != from && to.Terminal() {
 		c.ended = append(c.ended, *e)
+	}
+	if c.changed != nil && to != from && (to == InProgress || to != "" && to.Terminal()) {
+		return c.changed(ctx, e)
 	}
 	return nil
 }

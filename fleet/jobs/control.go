@@ -14,6 +14,9 @@ import (
 
 func failureOf(s Status) rollout.Failure { return rollout.Failure(s) }
 
+// anyThing is for whom a document is rendered when only whether it can be matters.
+const anyThing fleet.ThingName = "any"
+
 // CreateJob makes a job. Its targets are looked at by the loop, at once.
 func (s *Service) CreateJob(ctx context.Context, tenant, id string, spec Spec) (Job, error) {
 	if err := ParseID(id); err != nil {
@@ -25,7 +28,11 @@ func (s *Service) CreateJob(ctx context.Context, tenant, id string, spec Spec) (
 	if err := spec.Check(s.signer != nil); err != nil {
 		return Job{}, err
 	}
-	var err error
+	// An address that nobody can sign is said to who makes the job, not to each device.
+	_, err := s.render(ctx, &Job{Tenant: tenant, Spec: spec}, anyThing)
+	if err != nil {
+		return Job{}, err
+	}
 	if spec.Targets, err = s.resolve(ctx, tenant, spec.Targets); err != nil {
 		return Job{}, err
 	}
@@ -51,6 +58,9 @@ func (s *Service) AssociateTargets(ctx context.Context, tenant, id string, targe
 		return Job{}, err
 	}
 	return s.changeJob(ctx, tenant, id, func(j *Job, now time.Time, _ *change) error {
+		if j.enlisted() {
+			return ErrJobState.New("Its things are a campaign's.")
+		}
 		if j.Selection != Continuous || j.Status != JobInProgress && j.Status != JobScheduled {
 			return ErrJobState.New("Only a continuous job that goes on takes more targets.")
 		}

@@ -118,7 +118,7 @@ func TestService_PutsTheDocumentTogether(t *testing.T) {
 		t.Errorf("for people: %s %v", got, err)
 	}
 	s.pass(time.Second)
-	for i := 2; i < 4; i++ { // the first was made for notify-next
+	for i := 3; i < 5; i++ { // one was made to see that it can be, one for notify-next
 		v, err := s.Describe(ctx, "main", "T", jobs.Next, 0, true)
 		must(t, err)
 		if want := fmt.Sprintf(`{"url":"https://s3.eu.amazonaws.com/b/f.bin?thing=T&until=100061&n=%d&x=\"", "n": 1.50,"text":"a\"},{\"b\na\"},{\"b\n"}`, i); string(v.Document) != want {
@@ -148,6 +148,27 @@ func TestService_PutsTheDocumentTogether(t *testing.T) {
 	if _, err := without.CreateJob(ctx, "main", "j", jobs.Spec{Targets: []string{"T"}, Document: document, Parameters: map[string]string{"key": "", "text": ""}}); !errors.Is(err, jobs.ErrArtifacts) {
 		t.Errorf("no artifacts: %v", err)
 	}
+}
+
+// TestCreateJob_RefusesAddressesThatNobodySigns: what a device could not be given is said
+// to who makes the job, with the signer's code.
+func TestCreateJob_RefusesAddressesThatNobodySigns(t *testing.T) {
+	foreign := errors.New("foreign")
+	s := newSite(t, jobs.Config{Sign: func(_ context.Context, _ string, _ fleet.ThingName, url string, _ time.Time) (string, error) {
+		if !strings.HasPrefix(url, "https://ours/") {
+			return "", foreign
+		}
+		return url, nil
+	}})
+	spec := jobs.Spec{Targets: []string{"T"}, Document: `{"url":"${aws:iot:s3-presigned-url:https://theirs/${aws:iot:parameter:key}}"}`, Parameters: map[string]string{"key": "f.bin"}}
+	if _, err := s.CreateJob(t.Context(), "main", "j", spec); !errors.Is(err, foreign) {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.Job(t.Context(), "main", "j"); !errors.Is(err, jobs.ErrJobUnknown) {
+		t.Errorf("it is there: %v", err)
+	}
+	spec.Document = strings.ReplaceAll(spec.Document, "theirs", "ours")
+	s.create("j", spec)
 }
 
 func TestCreateJob_RefusesWhatCannotBe(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strings"
+	"sync"
 
 	"hallmark/access"
 	"hallmark/fleet"
@@ -16,11 +17,13 @@ import (
 // Whoever misses it finds the truth by asking, so that a failure is logged only.
 func (s *Service) announce(ctx context.Context, c *change) {
 	ctx = context.WithoutCancel(ctx) // also if the sender is gone meanwhile
+	list := make([]told, 0, len(c.order))
 	for _, k := range c.order {
 		if t := c.things[k]; t.moved || t.other {
-			s.tell(ctx, k, t, c.now.Unix())
+			list = append(list, told{k, t})
 		}
 	}
+	s.tellAll(ctx, list, c.now.Unix())
 	for _, e := range c.ended {
 		s.executionEvent(ctx, &e, strings.ToLower(string(e.Status)), c.now.Unix())
 	}
@@ -32,6 +35,42 @@ func (s *Service) announce(ctx context.Context, c *change) {
 	for _, e := range c.events {
 		s.jobEvent(ctx, &e.job, e.operation, c.now.Unix())
 	}
+}
+
+// told is a device that is to be told something.
+type told struct {
+	key thingKey
+	of  *touched
+}
+
+// tellAll tells many devices. Each message waits until it is as safe as the device's
+// session is, which is a commit; so several go at the same time and share it.
+func (s *Service) tellAll(ctx context.Context, list []told, now int64) {
+	if len(list) == 1 {
+		s.tell(ctx, list[0].key, list[0].of, now)
+		return
+	}
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, tellers)
+	for _, d := range list {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			s.tell(ctx, d.key, d.of, now)
+		})
+	}
+	wg.Wait()
+}
+
+// Remind tells things again what they have to do next, as if it had just become so: a
+// message can be lost between the commit and the device. Who has nothing to do is told
+// nothing.
+func (s *Service) Remind(ctx context.Context, scope access.Scope, things []fleet.ThingName) {
+	list := make([]told, len(things))
+	for i, t := range things {
+		list[i] = told{thingKey{scope.Tenant, t.Fold()}, &touched{name: t, other: true, again: true}}
+	}
+	s.tellAll(ctx, list, s.clock().Unix())
 }
 
 // tell tells one device. What it says was read after the commit and nobody else
@@ -50,7 +89,7 @@ func (s *Service) tell(ctx context.Context, k thingKey, t *touched, now int64) {
 	if t.moved {
 		s.publish(ctx, k.tenant, topic+"notify", notifyOf(pending, now))
 	}
-	if !t.other {
+	if !t.other || t.again && len(pending) == 0 {
 		return
 	}
 	m := nextMessage{Timestamp: now}

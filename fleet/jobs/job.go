@@ -142,7 +142,7 @@ func (s *Spec) Check(signer bool) error {
 	if utf8.RuneCountInString(s.Description) > MaxText {
 		return ErrJobInvalid.New("The description has more than %d characters.", MaxText)
 	}
-	for _, err := range []error{s.Rollout.Check(), s.Abort.Check(), s.Retry.Check(s.Timeout.InProgressMinutes > 0), s.Schedule.Check()} {
+	for _, err := range []error{s.Rollout.Check(), checkAbort(s.Abort), s.Retry.Check(s.Timeout.InProgressMinutes > 0), s.Schedule.Check()} {
 		if err != nil {
 			return err
 		}

@@ -84,6 +84,9 @@ type Config struct {
 	// Events tells whether a tenant wants events of a kind ("JOB" or
 	// "JOB_EXECUTION"); nil means always.
 	Events func(ctx context.Context, tenant, kind string) bool
+	// Changed hears of an execution that its device began, or that is over, in the
+	// transaction of that change; nil hears nothing. It may be asked again.
+	Changed func(ctx context.Context, e *Execution) error
 	// Every is the pause between two steps of [Service.Run]; 0 means a second.
 	Every time.Duration
 	// Sweep is how often a continuous job looks at all its groups; 0 means a
@@ -102,6 +105,7 @@ type Service struct {
 	signer    Signer
 	arn       func(tenant, target string) string
 	events    func(ctx context.Context, tenant, kind string) bool
+	changed   func(ctx context.Context, e *Execution) error
 	every     time.Duration
 	sweep     time.Duration
 	log       *slog.Logger
@@ -113,7 +117,7 @@ type Service struct {
 
 // New makes a Service.
 func New(cfg Config) *Service {
-	s := &Service{store: cfg.Store, publisher: cfg.Publisher, group: cfg.Targets, signer: cfg.Sign, arn: cfg.ARN, events: cfg.Events,
+	s := &Service{store: cfg.Store, publisher: cfg.Publisher, group: cfg.Targets, signer: cfg.Sign, arn: cfg.ARN, events: cfg.Events, changed: cfg.Changed,
 		every: cmp.Or(cfg.Every, stepEvery), sweep: cmp.Or(cfg.Sweep, sweepEvery), log: cfg.Log, now: cfg.Now, seed: maphash.MakeSeed()}
 	if s.arn == nil {
 		s.arn = func(tenant, target string) string { return "arn:aws:iot::" + tenant + ":" + target }
@@ -141,6 +145,7 @@ func (s *Service) atomically(ctx context.Context, now time.Time, fn func(ctx con
 	for range maxTries {
 		err = s.store.Atomic(ctx, func(ctx context.Context) error {
 			c = newChange(s.store, now)
+			c.changed = s.changed
 			if err := fn(ctx, c); err != nil {
 				return err
 			}

@@ -20,6 +20,7 @@ const (
 	maxPage     = 250 // rows of a list
 	maxPayload  = 128 << 10
 
+	tellers    = 32   // devices that are told something at the same time
 	batch      = 100  // executions changed in one transaction: it holds up everybody else
 	dropBatch  = 1000 // executions removed in one transaction that nobody was told of
 	targetPage = 500  // things asked for at a time

@@ -132,7 +132,7 @@ func (s *Service) round(ctx context.Context, j *Job, now time.Time) (more bool, 
 
 // looks tells whether targets have to be looked at.
 func (j *Job) looks(now time.Time, sweep time.Duration) bool {
-	if j.Status != JobInProgress && j.Status != JobScheduled || j.Stopped {
+	if j.Status != JobInProgress && j.Status != JobScheduled || j.Stopped || j.enlisted() {
 		return false
 	}
 	if !j.Enumerated || j.Cursor != "" {

@@ -63,24 +63,34 @@ type page struct {
 	upTo   string            // folded name of the range's end; "" is the end of all
 }
 
-// look asks for the next things of all targets: a merge of sorted lists, each
-// of which was read up to some name, is complete up to the first of those.
+// look asks for the next things of all targets.
 func (s *Service) look(ctx context.Context, j *Job) (*page, error) {
 	groups, things := j.parts()
+	list, upTo, err := Look(ctx, func(ctx context.Context, target string, after fleet.ThingName, limit int) ([]fleet.ThingName, error) {
+		return s.things(ctx, j.Tenant, target, after, limit)
+	}, groups, things, j.Cursor)
+	return &page{list, upTo}, err
+}
+
+// Look merges sources into their next things after a folded name, sorted and each
+// once. upTo is the folded name up to which that is all of them, "" at the end. ask
+// lists a source as [Targets] does: a merge of sorted lists, each of which was read
+// up to some name, is complete up to the first of those.
+func Look(ctx context.Context, ask func(ctx context.Context, source string, after fleet.ThingName, limit int) ([]fleet.ThingName, error), sources []string, things []fleet.ThingName, after string) (out []fleet.ThingName, upTo string, err error) {
 	p := &page{}
 	for _, t := range things {
-		if t.Fold() > j.Cursor {
+		if t.Fold() > after {
 			p.things = append(p.things, t)
 		}
 	}
-	for _, g := range groups {
-		list, err := s.things(ctx, j.Tenant, g, fleet.ThingName(j.Cursor), targetPage)
+	for _, g := range sources {
+		list, err := ask(ctx, g, fleet.ThingName(after), targetPage)
 		if err != nil && fault.KindOf(err) != fault.NotFound { // a group that was deleted has no things
-			return nil, ErrTargets.Wrap(err, "Target %s.", g)
+			return nil, "", ErrTargets.Wrap(err, "Target %s.", g)
 		}
 		for i, t := range list {
-			if t.Fold() <= j.Cursor || i > 0 && t.Fold() <= list[i-1].Fold() {
-				return nil, ErrTargets.New("Target %s is not listed in order.", g)
+			if t.Fold() <= after || i > 0 && t.Fold() <= list[i-1].Fold() {
+				return nil, "", ErrTargets.New("Target %s is not listed in order.", g)
 			}
 		}
 		if n := len(list); n >= targetPage && (p.upTo == "" || list[n-1].Fold() < p.upTo) {
@@ -91,7 +101,7 @@ func (s *Service) look(ctx context.Context, j *Job) (*page, error) {
 	slices.SortFunc(p.things, compareThings)
 	p.things = slices.CompactFunc(p.things, func(a, b fleet.ThingName) bool { return a.Fold() == b.Fold() })
 	p.cut(targetPage)
-	return p, nil
+	return p.things, p.upTo, nil
 }
 
 // things asks for the things of a target. Without anybody to ask, a thing is

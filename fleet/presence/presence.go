@@ -51,6 +51,9 @@ type State struct {
 	Connected   bool
 	At          time.Time // of the last change
 	Reason      string    // why it is not connected
+
+	// began is when a connection began that ended before it was written.
+	began time.Time
 }
 
 // Store persists states. Contract: PutPresence writes each state unless the
@@ -59,13 +62,16 @@ type State struct {
 // limit states whose client is not connected and changed last before a time;
 // SilentThings lists things
 // that are not connected and whose last change is before a time, in the order of
-// their names.
+// their names. PutUses writes each use unless the stored one is newer; ForgetUses
+// removes at most limit of those before a time.
 type Store interface {
 	PutPresence(ctx context.Context, states []State) error
 	Presence(ctx context.Context, s access.Scope, thing fleet.ThingName) ([]State, error)
 	ResetPresence(ctx context.Context, node, reason string, at time.Time) (int64, error)
 	ForgetPresence(ctx context.Context, before time.Time, limit int) (int64, error)
 	SilentThings(ctx context.Context, s access.Scope, since time.Time, after fleet.ThingName, limit int) ([]State, error)
+	PutUses(ctx context.Context, uses []Use) error
+	ForgetUses(ctx context.Context, before time.Time, limit int) (int64, error)
 }
 
 // Config makes a Service.
@@ -93,6 +99,7 @@ type Service struct {
 	mu     sync.Mutex
 	events []Event
 	states map[clientKey]State
+	uses   uses
 	wake   chan struct{}
 }
 
@@ -121,8 +128,12 @@ func (s *Service) Hear(e Event) {
 	if e.Kind == Connected || e.Kind == Disconnected {
 		k := clientKey{e.Tenant, e.Client}
 		if have, ok := s.states[k]; !ok || e.Kind == Connected || have.Session == e.Session {
-			s.states[k] = State{Tenant: e.Tenant, Client: e.Client, Thing: e.Thing, Certificate: e.Certificate, Node: s.cfg.Node, Session: e.Session,
+			st := State{Tenant: e.Tenant, Client: e.Client, Thing: e.Thing, Certificate: e.Certificate, Node: s.cfg.Node, Session: e.Session,
 				Connected: e.Kind == Connected, At: e.Time, Reason: e.Reason}
+			if have.Connected && !st.Connected {
+				st.began = have.At
+			}
+			s.states[k] = st
 		}
 	}
 	if len(s.events) >= s.cfg.MaxWaiting {
@@ -148,14 +159,18 @@ func (s *Service) Start(ctx context.Context) error {
 // retainPage is how many states one transaction removes.
 const retainPage = 500
 
-// Retain removes what is known of clients that have not been connected for a time
-// (S43); 0 keeps it. Addresses are in the events alone and are never kept.
+// Retain removes what is known of clients that have not been connected for a time, and
+// of certificates that were not used for so long (S43); 0 keeps it. Addresses are in
+// the events alone and are never kept.
 func (s *Service) Retain(ctx context.Context, keep time.Duration) (n int64, err error) {
-	for keep > 0 {
-		gone, err := s.cfg.Store.ForgetPresence(ctx, s.now().Add(-keep), retainPage)
-		n += gone
-		if err != nil || gone < retainPage {
-			return n, err
+	if keep <= 0 {
+		return 0, nil
+	}
+	for _, forget := range []func(context.Context, time.Time, int) (int64, error){s.cfg.Store.ForgetPresence, s.cfg.Store.ForgetUses} {
+		for gone := int64(retainPage); gone >= retainPage; n += gone {
+			if gone, err = forget(ctx, s.now().Add(-keep), retainPage); err != nil {
+				return n + gone, err
+			}
 		}
 	}
 	return n, nil
@@ -216,33 +231,55 @@ const (
 	rest       = 2 // times what the chunk took
 )
 
+// gently writes so many rows, a chunk in each transaction.
+func (s *Service) gently(ctx context.Context, rows int, write func(from, to int) error) error {
+	for from := 0; from < rows; {
+		n, yield, start := chunk, s.cfg.Yield(), time.Now()
+		if yield {
+			n = smallChunk
+		}
+		to := min(from+n, rows)
+		if err := write(from, to); err != nil {
+			return err
+		}
+		if from = to; from < rows && yield {
+			select {
+			case <-ctx.Done(): // what is left is written without a pause
+			case <-time.After(rest * time.Since(start)):
+			}
+		}
+	}
+	return nil
+}
+
 // Flush writes the states and then publishes the events that were heard up to now.
 func (s *Service) Flush(ctx context.Context) error {
 	s.mu.Lock()
 	events, states := s.events, s.states
 	s.events, s.states = nil, map[clientKey]State{}
 	s.mu.Unlock()
-	list := make([]State, 0, len(states))
+	list, began := make([]State, 0, len(states)), []State(nil)
 	for _, st := range states {
 		list = append(list, st)
+		if !st.began.IsZero() {
+			st.Connected, st.At, st.Reason = true, st.began, ""
+			began = append(began, st)
+		}
 	}
-	for len(list) > 0 {
-		n, yield, start := chunk, s.cfg.Yield(), time.Now()
-		if yield {
-			n = smallChunk
-		}
-		n = min(n, len(list))
-		err := s.cfg.Store.PutPresence(ctx, list[:n])
+	// The end of a connection counts only where the store knows of that connection, or
+	// of none: it may have ended because a newer one took over.
+	if err := s.gently(ctx, len(began), func(from, to int) error { return s.cfg.Store.PutPresence(ctx, began[from:to]) }); err != nil {
+		s.putBack(events, list)
+		return err
+	}
+	if err := s.gently(ctx, len(list), func(from, to int) error {
+		err := s.cfg.Store.PutPresence(ctx, list[from:to])
 		if err != nil {
-			s.putBack(events, list)
-			return err
+			s.putBack(events, list[from:])
 		}
-		if list = list[n:]; len(list) > 0 && yield {
-			select {
-			case <-ctx.Done(): // what is left is written without a pause
-			case <-time.After(rest * time.Since(start)):
-			}
-		}
+		return err
+	}); err != nil {
+		return err
 	}
 	for i := range events {
 		topic, payload := events[i].message()
@@ -253,7 +290,7 @@ func (s *Service) Flush(ctx context.Context) error {
 			s.Dropped.Add(1)
 		}
 	}
-	return nil
+	return s.flushUses(ctx)
 }
 
 // putBack keeps what was not written, unless something newer came meanwhile.

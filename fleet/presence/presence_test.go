@@ -20,6 +20,7 @@ type shelf struct {
 	mu   sync.Mutex
 	fail error
 	put  map[string]State
+	uses [][]Use // of each transaction
 }
 
 func (s *shelf) PutPresence(_ context.Context, states []State) error {
@@ -40,6 +41,16 @@ func (s *shelf) ResetPresence(context.Context, string, string, time.Time) (int64
 	return 0, nil
 }
 func (s *shelf) ForgetPresence(context.Context, time.Time, int) (int64, error) { return 0, nil }
+func (s *shelf) PutUses(_ context.Context, uses []Use) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return s.fail
+	}
+	s.uses = append(s.uses, uses)
+	return nil
+}
+func (s *shelf) ForgetUses(context.Context, time.Time, int) (int64, error) { return 0, nil }
 func (s *shelf) SilentThings(context.Context, access.Scope, time.Time, fleet.ThingName, int) ([]State, error) {
 	return nil, nil
 }

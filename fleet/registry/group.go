@@ -259,6 +259,27 @@ func (r *Registry) Group(ctx context.Context, s access.Scope, c GroupClass, name
 	return r.group(ctx, s, c, name)
 }
 
+// CheckGroups tells whether a registration could put a thing into these groups: each is
+// a static one, or could be made as one.
+func (r *Registry) CheckGroups(ctx context.Context, s access.Scope, names []string) error {
+	for _, name := range names {
+		if !nameOK(name) {
+			return ErrGroupInvalid.New("The name %.80q.", name)
+		}
+		g, err := r.store.Group(ctx, s, ThingGroup, name)
+		switch {
+		case errors.Is(err, ErrGroupUnknown):
+		case err != nil:
+			return err
+		case g.Name != name:
+			return ErrGroupExists.New("It is spelled %q.", g.Name)
+		case g.Query != "":
+			return ErrGroupInvalid.New("The members of a dynamic group are those that its query finds.")
+		}
+	}
+	return nil
+}
+
 // Groups lists groups in pages.
 func (r *Registry) Groups(ctx context.Context, s access.Scope, q GroupQuery) ([]Group, error) {
 	q.Limit = pageSize(q.Limit)
@@ -431,9 +452,13 @@ func (r *Registry) DynamicGroupsOf(ctx context.Context, s access.Scope, thing fl
 
 // Things lists the things of a target, which is thing/NAME, thinggroup/NAME
 // (with the groups below it) or the name of one of both without the word before
-// it: a group's if there is one. It is [jobs.Targets].
+// it: a group's if there is one. query/TEXT is what a search finds. It is
+// [jobs.Targets].
 func (r *Registry) Things(ctx context.Context, tenant, target string, after fleet.ThingName, limit int) ([]fleet.ThingName, error) {
 	s := access.Scope{Tenant: tenant}
+	if query, ok := strings.CutPrefix(target, "query/"); ok {
+		return r.matching(ctx, s, query, after, limit)
+	}
 	if name, ok := strings.CutPrefix(target, "thing/"); ok {
 		return r.oneThing(ctx, s, name, after)
 	}
@@ -446,6 +471,32 @@ func (r *Registry) Things(ctx context.Context, tenant, target string, after flee
 		return nil, err
 	}
 	return r.store.GroupThings(ctx, s, g, true, after.Fold(), limit)
+}
+
+// matching lists what a query finds, as Things does: fewer than limit are the last.
+func (r *Registry) matching(ctx context.Context, s access.Scope, query string, after fleet.ThingName, limit int) (out []fleet.ThingName, err error) {
+	f, err := ParseFilter(query)
+	if err != nil {
+		return nil, err
+	}
+	next := after.Fold()
+	for len(out) < limit {
+		var names []fleet.ThingName
+		if names, next, err = r.store.SearchIndex(ctx, s, f, next, limit-len(out)); err != nil {
+			return nil, err
+		}
+		found, err := r.store.ThingsNamed(ctx, s, names) // as they are written
+		if err != nil {
+			return nil, err
+		}
+		for i := range found {
+			out = append(out, found[i].Name)
+		}
+		if next == "" {
+			break
+		}
+	}
+	return out, nil
 }
 
 func (r *Registry) oneThing(ctx context.Context, s access.Scope, name string, after fleet.ThingName) ([]fleet.ThingName, error) {

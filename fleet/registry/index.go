@@ -25,7 +25,7 @@ const (
 	FieldBilling  = "billingGroupName"
 	FieldVersion  = "version"
 	PrefixAttrs   = "attributes"
-	PrefixCert    = "certificate"  // status, notAfter (ms), how, authority, id of each attached certificate
+	PrefixCert    = "certificate"  // status, notAfter (ms), how, authority, id of each attached certificate; algorithm, keySize of those that are not revoked
 	PrefixShadow  = "shadow"       // the classic shadow: desired, reported, delta, hasDelta
 	PrefixNamed   = "shadow.name." // and the shadow's name
 	PrefixOnline  = "connectivity" // connected, timestamp (ms), disconnectReason
@@ -212,7 +212,7 @@ func IndexOf(t *Thing, groups []string, principals []Principal) []Row {
 		out = append(out, Flatten("", map[string]any{FieldBilling: t.BillingGroup})...)
 	}
 	out = append(out, Flatten("", map[string]any{PrefixAttrs: t.Attributes})...)
-	var status, how, ids, issuers, ends []any
+	var status, how, ids, issuers, ends, keys, bits []any
 	for i := range principals {
 		p := &principals[i]
 		s := string(p.Status)
@@ -223,6 +223,9 @@ func IndexOf(t *Thing, groups []string, principals []Principal) []Row {
 		if p.Authority != "" {
 			issuers = append(issuers, p.Authority)
 		}
+		if p.Key != "" && s != string(fleet.Revoked) {
+			keys, bits = append(keys, p.Key), append(bits, int64(p.KeyBits))
+		}
 	}
-	return append(out, Flatten(PrefixCert, map[string]any{"status": status, "how": how, "id": ids, "authority": issuers, "notAfter": ends})...)
+	return append(out, Flatten(PrefixCert, map[string]any{"status": status, "how": how, "id": ids, "authority": issuers, "notAfter": ends, "algorithm": keys, "keySize": bits})...)
 }

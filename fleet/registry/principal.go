@@ -37,6 +37,10 @@ type Principal struct {
 	Profile   string
 	Slot      string
 	Revoked   bool
+
+	// For the index alone; see [KeyOf].
+	Key     string
+	KeyBits int
 }
 
 // Live tells whether the certificate could act for its thing now or after a

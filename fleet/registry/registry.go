@@ -135,6 +135,9 @@ type Registration struct {
 	// TakeOver allows a thing that has a live certificate of another device.
 	// Set it only if both the registration and the hook allow it (S22).
 	TakeOver bool
+	// Still, if it is not nil, is asked inside of the transaction whether the device may
+	// still be registered here: what was true before it can have changed.
+	Still func(ctx context.Context) error
 }
 
 // Attachment is the certificate to attach: a registered one by its id, or one of
@@ -173,6 +176,11 @@ func (r *Registry) register(ctx context.Context, reg Registration, at Attachment
 	now := r.now().UTC().Truncate(time.Millisecond) // as it is stored
 	scope := access.Scope{Tenant: reg.Thing.Tenant}
 	err = r.store.Atomic(ctx, func(ctx context.Context) error {
+		if reg.Still != nil {
+			if err := reg.Still(ctx); err != nil {
+				return err
+			}
+		}
 		// 1. The thing: what should be, and what has to go.
 		d, err := r.decide(ctx, &reg, now)
 		if err != nil {
@@ -307,7 +315,8 @@ func (r *Registry) decide(ctx context.Context, reg *Registration, now time.Time)
 	switch {
 	case have.Name != t.Name:
 		return decision{}, ErrThingCase.New("")
-	case have.RegisteredBy != t.RegisteredBy && have.RegisteredBy != "": // one made by hand belongs to whom registers it first
+	// One made by hand, or whose device left, belongs to whom registers it first.
+	case have.RegisteredBy != t.RegisteredBy && have.RegisteredBy != "" && have.RegisteredBy != Released:
 		return decision{}, ErrThingElsewhere.New("")
 	}
 	// S22: a live certificate of another device keeps its thing.
@@ -323,6 +332,10 @@ func (r *Registry) decide(ctx context.Context, reg *Registration, now time.Time)
 			}
 			d.evict = append(d.evict, p)
 		}
+	}
+	if have.RegisteredBy == Released { // nothing is there that an override could be about
+		t.Version, t.CreatedAt = have.Version, have.CreatedAt
+		return decision{was: &have, thing: t, changed: true, evict: d.evict}, nil
 	}
 	// What the template may change of what is there.
 	d.was, d.thing = &have, have

@@ -8,16 +8,26 @@ const (
 	Failed   Failure = "FAILED"
 	Rejected Failure = "REJECTED"
 	TimedOut Failure = "TIMED_OUT"
+	Silent   Failure = "SILENT" // of campaigns alone: it began and was never seen again
 	All      Failure = "ALL"
 )
 
 // Tally counts devices by how it ended for them.
-type Tally struct{ Succeeded, Failed, Rejected, TimedOut int64 }
+type Tally struct {
+	Succeeded, Failed, Rejected, TimedOut int64
+	Silent                                int64 `json:",omitempty"`
+}
 
 // Executed is the number of devices that are done, well or not.
-func (t Tally) Executed() int64 { return t.Succeeded + t.Failed + t.Rejected + t.TimedOut }
+func (t Tally) Executed() int64 { return t.Succeeded + t.Failed + t.Rejected + t.TimedOut + t.Silent }
 
-func (t Tally) of(f Failure) int64 {
+// Minus leaves others out, and goes below nothing nowhere.
+func (t Tally) Minus(o Tally) Tally {
+	return Tally{Succeeded: max(0, t.Succeeded-o.Succeeded), Failed: max(0, t.Failed-o.Failed), Rejected: max(0, t.Rejected-o.Rejected), TimedOut: max(0, t.TimedOut-o.TimedOut), Silent: max(0, t.Silent-o.Silent)}
+}
+
+// Of is how many failed in a way.
+func (t Tally) Of(f Failure) int64 {
 	switch f {
 	case Failed:
 		return t.Failed
@@ -25,8 +35,10 @@ func (t Tally) of(f Failure) int64 {
 		return t.Rejected
 	case TimedOut:
 		return t.TimedOut
+	case Silent:
+		return t.Silent
 	case All:
-		return t.Failed + t.Rejected + t.TimedOut
+		return t.Failed + t.Rejected + t.TimedOut + t.Silent
 	}
 	return 0
 }
@@ -49,7 +61,7 @@ type AbortCriterion struct {
 func (a Abort) Check() error {
 	for _, c := range a.Criteria {
 		switch c.FailureType {
-		case Failed, Rejected, TimedOut, All:
+		case Failed, Rejected, TimedOut, Silent, All:
 		default:
 			return ErrAbort.New("The failure type is %q.", c.FailureType)
 		}
@@ -64,7 +76,7 @@ func (a Abort) Check() error {
 func (a Abort) Decide(t Tally) int {
 	done := t.Executed()
 	for i, c := range a.Criteria {
-		if done >= c.MinExecuted && done > 0 && float64(t.of(c.FailureType))*100 >= c.Percentage*float64(done) {
+		if done >= c.MinExecuted && done > 0 && float64(t.Of(c.FailureType))*100 >= c.Percentage*float64(done) {
 			return i
 		}
 	}
