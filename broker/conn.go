@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -227,6 +228,9 @@ func (c *conn) breathe() error {
 
 func (c *conn) allows(action policy.Action, resource string) bool {
 	a := c.auth.Load()
+	if a != nil && strings.HasPrefix(resource, ownPrefix) {
+		return (action == policy.Publish || action == policy.Subscribe || action == policy.Receive) && ofThing(resource, c.id.Thing)
+	}
 	return a != nil && (*a).Allows(action, resource)
 }
 

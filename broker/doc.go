@@ -17,7 +17,7 @@
 //   - A device is asked for by its certificate, then by its policies. Nobody's
 //     session is taken over before the newcomer was found entitled to it (A69).
 //     The policy sees the resolved topic, and sees it again at delivery (A70).
-//   - A reserved topic ($aws/…) is answered in this process and is never fanned
+//   - A reserved topic ($aws/… or $hallmark/things/…) is answered in this process and is never fanned
 //     out as a message.
 //
 // # Where the standard and the reference cloud differ

@@ -85,7 +85,7 @@ func (b *Broker) dropIn(ctx context.Context, r *realm, sel *Selection, cause Cau
 	}
 	var live []*conn
 	r.mu.Lock()
-	for _, s := range r.sessions {
+	for _, s := range r.near(sel) {
 		if c := s.owner; c != nil {
 			if sel.is(c.id, s.client) {
 				live = append(live, c)
@@ -125,10 +125,7 @@ func (b *Broker) dropIn(ctx context.Context, r *realm, sel *Selection, cause Cau
 		}
 	}
 	if cause == Withdrawn && sel.Client == "" && (certificate != "" || sel.Thing != "") {
-		changes := r.kept.purge(b, r.tenant, func(cert string, thing fleet.ThingName) bool {
-			return (certificate == "" || cert == certificate) && (sel.Thing == "" || thing == sel.Thing)
-		})
-		if len(changes) > 0 {
+		if changes := r.kept.purge(b, r.tenant, certificate, sel.Thing); len(changes) > 0 {
 			b.journal.later(changes...)
 		}
 	}
@@ -141,7 +138,7 @@ func (b *Broker) Rebind(sel Selection) {
 	for _, r := range b.realmsOf(sel.Tenant) {
 		r.mu.Lock()
 		var live []*conn
-		for _, s := range r.sessions {
+		for _, s := range r.near(&sel) {
 			if c := s.owner; c != nil && sel.is(c.id, s.client) {
 				live = append(live, c)
 			}

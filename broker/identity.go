@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"net/netip"
 	"strings"
 	"time"
@@ -44,8 +45,11 @@ type Identity struct {
 	Authority   string    // that issued it
 	Serial      string    // its serial number, hex
 	NotAfter    time.Time // the connection ends then (A73); zero = never
-	Claim       bool      // a claim certificate: any client id, no persistent session
-	AnyClient   bool      // the tenant relaxed the rule for client ids (S25)
+	// Foreign is the certificate itself if its CA is not ours (Authority is then
+	// ""): that CA's own list may come to name it.
+	Foreign   *x509.Certificate
+	Claim     bool // a claim certificate: any client id, no persistent session
+	AnyClient bool // the tenant relaxed the rule for client ids (S25)
 
 	// Bind gives what this connection may do, once the client identifier and the
 	// connect attributes are known; it is called again by [Broker.Rebind], and for

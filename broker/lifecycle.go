@@ -68,6 +68,7 @@ func (b *Broker) claim(ctx context.Context, c *conn, client string, clean bool, 
 	}
 	s.owner, c.session = c, s
 	c.life = r.begin(key, b.now())
+	r.leave(s)
 	s.mu.Lock()
 	s.identity, s.version, s.expiry = c.id, c.version, expiry
 	s.will, s.willAt, s.endsAt = w, time.Time{}, time.Time{} // a delayed will is not sent any more [MQTT-3.1.3-9]
@@ -77,6 +78,7 @@ func (b *Broker) claim(ctx context.Context, c *conn, client string, clean bool, 
 	}
 	lasting := s.durable != nil
 	s.mu.Unlock()
+	r.enter(s)
 	if !lasting {
 		r.mu.Unlock()
 		return present, nil
@@ -233,6 +235,7 @@ func (b *Broker) endLocked(s *session) {
 	if r.sessions[s.key] == s {
 		delete(r.sessions, s.key)
 	}
+	r.leave(s)
 	s.mu.Lock()
 	if s.gone {
 		s.mu.Unlock()

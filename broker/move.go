@@ -233,6 +233,7 @@ func (c *cluster) onClaim(f *claimFrame, reply func([]byte)) {
 // name says that they do not. r.mu is held.
 func (c *cluster) release(r *realm, s *session, to string) {
 	delete(r.sessions, s.key)
+	r.leave(s)
 	s.mu.Lock()
 	if s.gone {
 		s.mu.Unlock()

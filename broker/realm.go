@@ -17,6 +17,7 @@ type realm struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session // by Identity.sessionKey
+	marked   map[mark][]*session // by what their devices are
 	versions map[string]life     // by the same
 	cleaned  time.Time           // when versions was last cleaned
 
@@ -111,7 +112,7 @@ func (b *Broker) realm(tenant string) *realm {
 	b.realmsMu.Lock()
 	defer b.realmsMu.Unlock()
 	if r = b.realms[tenant]; r == nil {
-		r = &realm{b: b, tenant: tenant, sessions: map[string]*session{}, versions: map[string]life{}, claims: map[string]*pendingClaim{}, left: map[string]*session{}}
+		r = &realm{b: b, tenant: tenant, sessions: map[string]*session{}, marked: map[mark][]*session{}, versions: map[string]life{}, claims: map[string]*pendingClaim{}, left: map[string]*session{}}
 		r.tree.hashWithoutParent = b.lim.HashWithoutParent
 		r.kept.hashWithoutParent = b.lim.HashWithoutParent
 		r.kept.owners = map[string]int{}

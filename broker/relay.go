@@ -165,6 +165,7 @@ func (c *cluster) relay(r *realm, m *message, routes []route, a completer) compl
 		}()
 		m.id = messageID{c.hash.Load(), c.number.Add(1)}
 	}
+	c.b.count.relayedOut.Add(int64(len(routes))) // before the other node has it, so that whoever got one finds it counted
 	for i := range routes {
 		if t := &routes[i]; m.qos == 0 || t.level <= levelLossy {
 			f := m.frame(r.tenant)
@@ -174,7 +175,6 @@ func (c *cluster) relay(r *realm, m *message, routes []route, a completer) compl
 			}
 		}
 	}
-	c.b.count.relayedOut.Add(int64(len(routes)))
 	return a
 }
 

@@ -28,7 +28,29 @@ type request struct {
 }
 
 func (b *Broker) isReserved(topic string) bool {
-	return strings.HasPrefix(topic, "$aws/") && b.handler(topic) != nil
+	return underReserved(topic) && b.handler(topic) != nil
+}
+
+// The reserved topics: those of the reference cloud, and the service's own.
+const (
+	cloudPrefix = "$aws/"
+	ownPrefix   = "$hallmark/things/"
+)
+
+func underReserved(topic string) bool {
+	return strings.HasPrefix(topic, cloudPrefix) || strings.HasPrefix(topic, ownPrefix)
+}
+
+// ofThing tells whether a topic or filter is below a thing's part of the service's
+// own topics. A device needs no policy for it: with the certificate that it
+// connected with it may also ask for its next one.
+func ofThing(topic string, thing fleet.ThingName) bool {
+	rest, ok := strings.CutPrefix(topic, ownPrefix)
+	if !ok || thing == "" {
+		return false
+	}
+	rest, ok = strings.CutPrefix(rest, string(thing))
+	return ok && strings.HasPrefix(rest, "/")
 }
 
 // handler finds the row of a topic. If several match, the first in the table wins.

@@ -92,6 +92,7 @@ func (b *Broker) restoreSession(row StoredSession, now time.Time) (*session, boo
 		d.sentUpTo = max(d.sentUpTo, d.ackedUpTo+int64(b.lim.Inflight))
 	}
 	r.sessions[row.Client] = s
+	r.enter(s)
 	b.count.sessions.Add(1)
 	// Last, since messages come as soon as there is a subscription.
 	for _, p := range row.Subscriptions {

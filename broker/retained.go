@@ -104,16 +104,26 @@ func (r *retained) matching(filter string) (out []*message) {
 	return out
 }
 
-// purge forgets what a device left, and gives the changes for the store.
-func (r *retained) purge(b *Broker, tenant string, of func(certificate string, thing fleet.ThingName) bool) (changes []Change) {
+// purge forgets what a device left, and gives the changes for the store: what is of a
+// certificate and of a thing, each if it is given.
+func (r *retained) purge(b *Broker, tenant, certificate string, thing fleet.ThingName) (changes []Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	left := r.count
+	if certificate != "" {
+		left = r.owners[certificate]
+	}
+	if left == 0 { // as with most of a fleet that is revoked
+		return nil
+	}
 	var topics []string
 	all := func(k **kept) bool {
-		if of((*k).certificate, (*k).thing) {
-			topics = append(topics, (*k).m.topic)
+		if certificate == "" || (*k).certificate == certificate {
+			if left--; thing == "" || (*k).thing == thing {
+				topics = append(topics, (*k).m.topic)
+			}
 		}
-		return true
+		return left > 0
 	}
 	r.all(&r.root, false, all)
 	for _, t := range topics {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,8 +105,8 @@ func New(ctx context.Context, cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	for i, t := range cfg.Topics {
-		if !strings.HasPrefix(t.Filter, "$aws/") || !validFilter(t.Filter) || t.Handle == nil {
-			return nil, ErrConfig.New("Reserved topic %q: a filter below $aws/ and a handler are needed.", t.Filter)
+		if !underReserved(t.Filter) || !validFilter(t.Filter) || t.Handle == nil {
+			return nil, ErrConfig.New("Reserved topic %q: a filter below $aws/ or $hallmark/things/ and a handler are needed.", t.Filter)
 		}
 		if b.reserved.find(t.Filter) == nil {
 			*b.reserved.at(t.Filter) = i

@@ -44,7 +44,7 @@ func (l *Limits) parseFilter(sent string) (f parsedFilter, ok bool) {
 	}
 	// Of the topics that begin with $ a client can only follow the service's answers
 	// and events. Nothing is ever published to $aws/rules.
-	if strings.HasPrefix(f.filter, "$") && !strings.HasPrefix(f.filter, "$aws/") || strings.HasPrefix(f.filter, "$aws/rules/") {
+	if strings.HasPrefix(f.filter, "$") && !underReserved(f.filter) || strings.HasPrefix(f.filter, "$aws/rules/") {
 		return f, false
 	}
 	return f, true
