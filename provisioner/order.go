@@ -66,7 +66,9 @@ type Body struct {
 	// RequireProof refuses a commit without the device's signature; true unless AllowUnproven.
 	AllowUnproven bool   `json:"allow_unproven,omitempty"`
 	Organization  string `json:"organization,omitempty"`
-	CreatedBy     string `json:"created_by"`
+	// Region may decide, with Product, which authority issues; "" is anywhere.
+	Region    string `json:"region,omitempty"`
+	CreatedBy string `json:"created_by"`
 }
 
 // SerialRule says which units an order may make. Exactly one of its forms is set.
@@ -272,6 +274,8 @@ func (b *Body) Check() error {
 		return ErrOrderInvalid.New("The key origin %q is not attested, manifest, claimed or station-made.", b.KeyOrigin)
 	case b.CertificateDays < 0 || b.CertificateDays > 30*365:
 		return ErrOrderInvalid.New("The certificates' life of %d days is not 0 to %d.", b.CertificateDays, 30*365)
+	case !printableText(b.Region):
+		return ErrOrderInvalid.New("The region is not at most 64 printable characters.")
 	case !printableText(b.Organization):
 		return ErrOrderInvalid.New("The organization is not at most 64 printable characters.")
 	}
@@ -453,4 +457,9 @@ type OrderStore interface {
 	Order(ctx context.Context, s access.Scope, id string) (Order, error)
 	Orders(ctx context.Context, s access.Scope, after string, limit int) ([]Order, error)
 	SetOrder(ctx context.Context, s access.Scope, id string, from []OrderState, to OrderState, envelope []byte, now time.Time) error
+}
+
+// VerifySignature says whether an approver's key made a signature over a message.
+func (a *Approver) VerifySignature(message, sig []byte) bool {
+	return verifySignature(a.Key, message, sig)
 }

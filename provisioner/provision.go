@@ -258,6 +258,7 @@ func (p *Provisioner) issueFor(ctx context.Context, v *verifiedOrder, by ca.Requ
 		Rekey: rekey, MaxRekeys: p.cfg.MaxRekeys,
 		Requester: by,
 		Tool:      tool,
+		Product:   b.Product, Region: b.Region,
 	}
 	if h := v.matcher.hardware[unit]; h != nil {
 		cr.Names.Hardware = &profile.HardwareModule{Type: v.matcher.hardwareType, Serial: h}
@@ -458,6 +459,18 @@ func (p *Provisioner) move(ctx context.Context, actor access.Actor, id string, f
 // Order, ListOrders and Units are for people.
 func (p *Provisioner) Order(ctx context.Context, s access.Scope, id string) (Order, error) {
 	return p.cfg.Store.Order(ctx, s, id)
+}
+
+// MadeFor is product and region of an order: they choose the authority of everything
+// that its units get, for as long as they live. So neither the order's state nor
+// whether its approvers are still known counts; the row is believed as it was written
+// (S32). An order that is gone chooses nothing.
+func (p *Provisioner) MadeFor(ctx context.Context, tenant, id string) (product, region string, err error) {
+	o, err := p.cfg.Store.Order(ctx, access.Scope{Tenant: tenant}, id)
+	if errors.Is(err, ErrOrderUnknown) {
+		return "", "", nil
+	}
+	return o.Product, o.Region, err
 }
 
 // ListOrders lists the orders after an id.

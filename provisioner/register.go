@@ -128,6 +128,9 @@ type PlanInput struct {
 	Parameters  map[string]string // from the device
 	ClaimID     string            // id of the claim certificate, if there is one
 	ClientID    string            // who asks, in the hook's words
+	// Template takes the place of the authority's registration, and no hook is asked:
+	// for a device that the tenant accepted from another one.
+	Template string
 }
 
 // Plan is what a first boot comes to. It has changed nothing yet.
@@ -147,7 +150,11 @@ type Plan struct {
 func (p *Planner) Plan(ctx context.Context, in PlanInput) (Plan, error) {
 	scope := access.Scope{Tenant: in.Tenant}
 	// 1. What the authority is registered for.
-	reg, err := p.cfg.Store.Registration(ctx, scope, in.Authority)
+	reg := Registration{Template: in.Template, Enabled: true}
+	var err error
+	if in.Template == "" {
+		reg, err = p.cfg.Store.Registration(ctx, scope, in.Authority)
+	}
 	if err != nil && fault.KindOf(err) == fault.NotFound || err == nil && !reg.Enabled {
 		return Plan{}, ErrRegistrationNone.New("")
 	}
@@ -194,6 +201,12 @@ func (p *Planner) Plan(ctx context.Context, in PlanInput) (Plan, error) {
 		Authority: in.Authority, Template: reg.Template, Thing: result.Thing, Policies: result.Policies, Configuration: result.DeviceConfiguration,
 		Active: result.Certificate.Active, TakeOver: reg.TakeOver && decision.Allow,
 	}, nil
+}
+
+// CheckFirstBoot tells whether there is a template of the kind first-boot.
+func (p *Planner) CheckFirstBoot(ctx context.Context, s access.Scope, name string) error {
+	_, err := p.document(ctx, s, name, FirstBootTemplate)
+	return err
 }
 
 // maxCertifiedName is ub-common-name (RFC 5280, Appendix A.1): the operational

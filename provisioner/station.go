@@ -77,6 +77,9 @@ func (p *Provisioner) EnrolStation(ctx context.Context, station string, code, re
 	if err != nil {
 		return StationCertificate{}, err
 	}
+	access.RecordFrom(ctx).Note(func(e *access.TrailEntry) {
+		e.Actor, e.On = access.Actor{Kind: access.KindStation, Name: station}.String(), "station "+station
+	})
 	st, err := p.cfg.Stations.Redeem(ctx, sha256.Sum256(code), station, sha256.Sum256(req.SPKI), p.now())
 	if err != nil {
 		return StationCertificate{}, err
@@ -120,7 +123,7 @@ func (p *Provisioner) stationCertificate(ctx context.Context, st Station, req *c
 	issued, err := p.cfg.CA.Issue(lane.With(ctx, lane.Renewal), ca.Request{
 		Identity: ca.Identity{Tenant: st.Tenant, Holder: holderOfStation(st.ID), Profile: string(profile.Station), Slot: slot},
 		Subject:  profile.Subject{OrganizationalUnit: st.Site, CommonName: st.ID},
-		SPKI:     req.SPKI, Key: req.PublicKey, Rekey: rekey, Requester: by,
+		SPKI:     req.SPKI, Key: req.PublicKey, Rekey: rekey, Requester: by, Region: st.Site,
 	})
 	if err != nil {
 		return StationCertificate{}, err

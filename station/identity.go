@@ -221,6 +221,10 @@ func (i *Identity) makeKey(ctx context.Context, slot, uri string) (string, error
 		if i.ring == nil {
 			return "", ErrConfig.New("A key URI needs a keyring.")
 		}
+		// A card whose firmware gives keys of this kind away gets none (A21, S7).
+		if _, err := i.ring.CheckCard(ctx, uri, hsm.P256); err != nil {
+			return "", err
+		}
 		_, err := i.ring.Signer(ctx, uri)
 		if errors.Is(err, hsm.ErrKeyNotFound) {
 			_, err = i.ring.Generate(ctx, uri, hsm.Spec{Algorithm: hsm.P256})

@@ -214,6 +214,7 @@ func (p *Planner) ask(ctx context.Context, by access.Actor, plan *Plan, steps []
 		if err := p.cfg.Requests.PutRequest(ctx, r, 0); err != nil {
 			return err
 		}
+		access.RecordFrom(ctx).Note(func(e *access.TrailEntry) { e.Approval = r.ID })
 		open = append(open, r)
 		plan.Requests = append(plan.Requests, Asked{r.ID, len(docs), g.roles, r.AskedBy, r.ExpiresAt, false})
 	}
