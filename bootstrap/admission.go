@@ -17,6 +17,7 @@ import (
 	"hallmark/ca/profile"
 	"hallmark/crl"
 	"hallmark/fleet"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
 	"hallmark/internal/fault"
 	"hallmark/provisioner"
@@ -228,6 +229,16 @@ func (d *Door) issuedHere(ctx context.Context, c *x509.Certificate, now time.Tim
 		}
 		if err := g.usable(ctx, &rec, now); err != nil {
 			return nil, err
+		}
+		if p.Name == profile.IDevID && g.cfg.Owners != nil {
+			// One that a registered CA lets in as it is: only where it belongs.
+			u, err := g.cfg.Owners.Owner(ctx, a.Tenant, rec.Holder)
+			if err == nil && u.Foreign() {
+				err = ownership.ErrLeft.New("")
+			}
+			if err != nil {
+				return nil, err
+			}
 		}
 		return &rec, nil
 	}

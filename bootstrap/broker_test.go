@@ -54,7 +54,7 @@ func (s *site) serve(t *testing.T) string {
 	server := s.Server(t, "broker-1")
 	b, err := broker.New(t.Context(), broker.Config{
 		TLS:           &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{server}, ClientAuth: tls.RequestClientCert, NextProtos: broker.ALPN},
-		Authenticator: doorman{s}, Topics: s.claims.Topics(),
+		Authenticator: doorman{s}, Topics: append(s.claims.Topics(), s.Service.Topics()...),
 	})
 	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

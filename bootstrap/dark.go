@@ -15,7 +15,6 @@ import (
 	"hallmark/crl"
 	"hallmark/fleet"
 	"hallmark/fleet/registry"
-	"hallmark/internal/fault"
 )
 
 // DarkLane lets devices that slept past the end of their operational certificate
@@ -164,13 +163,13 @@ func (s *Service) reenter(ctx context.Context, id *Identity, req *csr.Request, p
 	if !issued.Replayed {
 		s.log.WarnContext(ctx, "device came back with an expired certificate, into quarantine", "holder", id.Holder, "thing", string(thing.Name), "expired", id.NotAfter, "old", id.Serial.String(), "serial", issued.Serial.String(), "policy", d.Policy)
 	}
-	return s.answer(issued, &thing, &principal)
+	return s.answer(ctx, issued, &thing, &principal)
 }
 
 // darkBirth asks for the birth certificate behind the device, if it has one: it
 // must be good, and in force unless the lane says otherwise.
 func (s *Service) darkBirth(ctx context.Context, id *Identity) error {
-	all, err := s.records(ctx, id, profile.IDevID)
+	all, err := s.births(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -184,10 +183,10 @@ func (s *Service) darkBirth(ctx context.Context, id *Identity) error {
 			at = r.NotAfter.Add(-time.Second)
 		}
 		if err := s.cfg.Gate.usable(ctx, r, at); err != nil {
-			return ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+			return noBirth(err)
 		}
-		if err := s.withdrawn(ctx, id.Tenant, r.Authority, r.Serial); err != nil {
-			return ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+		if err := s.withdrawn(ctx, r.Tenant, r.Authority, r.Serial); err != nil {
+			return noBirth(err)
 		}
 	}
 	return nil

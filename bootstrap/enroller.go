@@ -29,6 +29,7 @@ import (
 // UnitIssuer makes birth certificates against orders; [provisioner.Provisioner] does.
 type UnitIssuer interface {
 	CheckEnrolment(ctx context.Context, tenant, order, unit string) error
+	CheckAttested(ctx context.Context, tenant, order, unit string) error
 	EnrolUnit(ctx context.Context, e provisioner.UnitEnrolment) (provisioner.IssueAnswer, error)
 }
 
@@ -143,7 +144,7 @@ func (e *Enroller) Reenrol(ctx context.Context, a Application) (Enrolled, error)
 	if a.Certificate == nil {
 		return Enrolled{}, ErrEnrolRenew.New("")
 	}
-	id, err := e.cfg.Service.cfg.Gate.AdmitCertificate(ctx, a.Certificate)
+	id, err := e.renewer(ctx, &a)
 	if err != nil {
 		return Enrolled{}, err
 	}
@@ -153,7 +154,49 @@ func (e *Enroller) Reenrol(ctx context.Context, a Application) (Enrolled, error)
 	if !sameName(a.Request.RawSubject, a.Certificate.RawSubject) || !sameAltNames(a.Request, a.Certificate) {
 		return Enrolled{}, ErrEnrolRenew.New("Its subject or names differ.")
 	}
+	if id.dark {
+		return e.reenter(ctx, &id, &a)
+	}
 	return e.Enrol(ctx, a)
+}
+
+// renewer is the device that renews. The lane for dark devices (S33) asks for a
+// request that is tied to its connection, so a protocol that has no connections to
+// name has no lane.
+func (e *Enroller) renewer(ctx context.Context, a *Application) (Identity, error) {
+	if a.Bindings == nil {
+		return e.admit(ctx, a)
+	}
+	return e.cfg.Service.knock(ctx, Facts{Certificate: a.Certificate})
+}
+
+// admit lets in whom the gate lets in. A device that would be let in by the lane, but
+// not over this protocol, is told so.
+func (e *Enroller) admit(ctx context.Context, a *Application) (Identity, error) {
+	s := e.cfg.Service
+	id, err := s.cfg.Gate.AdmitCertificate(ctx, a.Certificate)
+	if a.Bindings == nil && s.cfg.Dark != nil && errors.Is(err, ErrExpired) {
+		if _, barred := s.dark(ctx, a.Certificate); barred == nil {
+			return id, ErrDarkElsewhere.New("")
+		}
+	}
+	return id, err
+}
+
+// reenter lets a device with an expired certificate back in, into quarantine.
+func (e *Enroller) reenter(ctx context.Context, id *Identity, a *Application) (Enrolled, error) {
+	proven, err := e.bound(a)
+	if err != nil {
+		return Enrolled{}, err
+	}
+	if err := e.pace.take(e.now()); err != nil {
+		return Enrolled{}, err
+	}
+	if bytes.Equal(a.Request.SPKI, a.Certificate.RawSubjectPublicKeyInfo) {
+		return Enrolled{}, ErrKeyReused.New("")
+	}
+	r, err := e.cfg.Service.reenter(lane.With(ctx, lane.Renewal), id, a.Request, proven)
+	return enrolled(r), err
 }
 
 // ServerKey makes a key and its certificate. The key leaves in the answer and is
@@ -226,7 +269,7 @@ func (e *Enroller) enrol(ctx context.Context, a *Application, proven bool, origi
 
 func (e *Enroller) byCertificate(ctx context.Context, a *Application, proven bool, origin profile.Origin) (Enrolled, error) {
 	s := e.cfg.Service
-	id, err := s.cfg.Gate.AdmitCertificate(ctx, a.Certificate)
+	id, err := e.admit(ctx, a)
 	if err != nil {
 		return Enrolled{}, err
 	}
@@ -296,17 +339,15 @@ func (e *Enroller) byPassword(ctx context.Context, a *Application, proven bool, 
 		return Enrolled{}, discreet(err)
 	}
 	out := Enrolled{Profile: profile.IDevID, Certificate: got.DER, Chain: got.Chain}
-	for _, c := range s.cfg.Issuer.Roots() {
-		out.Roots = append(out.Roots, c.Raw)
-	}
-	return out, nil
+	out.Roots, err = s.bundle(ctx, p.Tenant)
+	return out, err
 }
 
 // born finds the unit of a password by its birth certificate, which has to be good.
 func (e *Enroller) born(ctx context.Context, p *Password) (*Identity, error) {
 	s := e.cfg.Service
 	id := &Identity{Tenant: p.Tenant, Holder: p.Unit}
-	all, err := s.records(ctx, id, profile.IDevID)
+	all, err := s.births(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +357,7 @@ func (e *Enroller) born(ctx context.Context, p *Password) (*Identity, error) {
 			continue
 		}
 		if err := s.cfg.Gate.usable(ctx, r, e.now()); err != nil {
-			return nil, ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+			return nil, noBirth(err)
 		}
 		c, err := x509.ParseCertificate(r.DER)
 		if err != nil {
@@ -324,6 +365,13 @@ func (e *Enroller) born(ctx context.Context, p *Password) (*Identity, error) {
 		}
 		*id = Identity{Tenant: r.Tenant, Holder: r.Shown, Profile: profile.IDevID, Authority: r.Authority, Serial: r.Serial, Certificate: c,
 			Origin: profile.Origin(r.Origin), NotAfter: c.NotAfter, Status: fleet.Active}
+		// A password of the tenant where it was made enrols no device of somebody else.
+		if err := s.cfg.Gate.owned(ctx, id); err != nil {
+			return nil, err
+		}
+		if id.Tenant != p.Tenant {
+			return nil, ErrNoBirth.New("")
+		}
 		return id, nil
 	}
 	return nil, ErrNoBirth.New("")
@@ -346,10 +394,11 @@ func (e *Enroller) Attributes(ctx context.Context, a Applicant) (Attributes, err
 	if a.Certificate == nil {
 		return out, nil
 	}
-	id, err := e.cfg.Service.cfg.Gate.AdmitCertificate(ctx, a.Certificate)
+	id, err := e.cfg.Service.knock(ctx, Facts{Certificate: a.Certificate})
 	if err != nil {
 		return Attributes{}, err
 	}
+	out.Proof = out.Proof || id.dark
 	if id.Profile == profile.LDevID {
 		out.Subject, out.AltNames = a.Certificate.RawSubject, altNames(a.Certificate)
 	}
@@ -368,6 +417,9 @@ func (e *Enroller) CACertificates(_ context.Context, tenant string) ([]*x509.Cer
 		default:
 			others = append(others, a.Cert)
 		}
+	}
+	for _, root := range roots { // RFC 7030, Section 4.1.3
+		others = append(others, e.cfg.Service.cfg.Issuer.CrossesOf(root)...)
 	}
 	return append(roots, others...), nil
 }

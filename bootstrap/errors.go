@@ -17,10 +17,11 @@ var (
 
 // The refusals of a first boot.
 var (
-	ErrBinding   = fault.Define(fault.Forbidden, "register-binding", "The request is bound to another connection or to a nonce that is not valid.", "Make the CSR again with the exporter of this connection or a new nonce.")
-	ErrKeyReused = fault.Define(fault.Invalid, "register-key-reused", "The CSR has the key of the certificate that asks.", "Make a new key for the operational certificate.")
-	ErrNoBirth   = fault.Define(fault.Forbidden, "register-birth-invalid", "The device has no valid birth certificate any more.", "Ask the owner of the fleet; the device needs service.")
-	ErrRequest   = fault.Define(fault.Invalid, "register-request-invalid", "The request cannot be used.", "Send what the interface description names, as application/json.")
+	ErrBinding    = fault.Define(fault.Forbidden, "register-binding", "The request is bound to another connection or to a nonce that is not valid.", "Make the CSR again with the exporter of this connection or a new nonce.")
+	ErrKeyReused  = fault.Define(fault.Invalid, "register-key-reused", "The CSR has the key of the certificate that asks.", "Make a new key for the operational certificate.")
+	ErrNoBirth    = fault.Define(fault.Forbidden, "register-birth-invalid", "The device has no valid birth certificate any more.", "Ask the owner of the fleet; the device needs service.")
+	ErrRenewThing = fault.Define(fault.Forbidden, "register-renewal-thing", "A device renews its own certificate only.", "Publish to the topic with the thing of this connection.")
+	ErrRequest    = fault.Define(fault.Invalid, "register-request-invalid", "The request cannot be used.", "Send what the interface description names, as application/json.")
 )
 
 // The refusals of the MQTT door beyond those above.
@@ -72,5 +73,6 @@ var (
 	ErrDarkBounds     = fault.Define(fault.Forbidden, "dark-lane-bounds", "The device's certificate expired, and it is not one that may come back by itself.", "Register again with the birth certificate, or ask the owner of the fleet; the device needs service.")
 	ErrDarkNewer      = fault.Define(fault.Forbidden, "dark-lane-newer", "The device has a newer certificate than the expired one.", "Connect with the newest certificate; if it is lost the device needs service.")
 	ErrDarkSpent      = fault.Define(fault.Exhausted, "dark-lane-spent", "No more devices come back with an expired certificate today.", "Try again tomorrow, or ask the owner of the fleet to raise the number.")
+	ErrDarkElsewhere  = fault.Define(fault.Forbidden, "dark-lane-elsewhere", "The device's certificate has expired, and this protocol has no way back: its requests are tied to no connection.", "Come back at the device door with the expired certificate: POST /bootstrap/v1/register, or EST simplereenroll, with a CSR that is bound to the connection.")
 	ErrDarkQuarantine = fault.Define(fault.Forbidden, "dark-lane-quarantine", "The device came back with an expired certificate and is in quarantine.", "Ask the owner of the fleet to let it out: detach the quarantine policy from its certificate and attach the device's own.")
 )

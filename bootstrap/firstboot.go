@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,9 @@ import (
 	"hallmark/ca/csr"
 	"hallmark/ca/profile"
 	"hallmark/fleet"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/rotation"
 	"hallmark/internal/fault"
 	"hallmark/internal/lane"
 	"hallmark/provisioner"
@@ -26,11 +29,19 @@ type Issuer interface {
 	Issue(ctx context.Context, r ca.Request) (ca.Issued, error)
 	Authority(name string) (ca.Info, error)
 	Roots() []*x509.Certificate
+	// CrossesOf are the cross certificates of the root of an authority.
+	CrossesOf(a *x509.Certificate) []*x509.Certificate
 }
 
 // Planner turns a birth certificate into a plan; [provisioner.Planner] does.
 type Planner interface {
 	Plan(ctx context.Context, in provisioner.PlanInput) (provisioner.Plan, error)
+}
+
+// Orders tells what an order says about which authority issues;
+// [provisioner.Provisioner] does.
+type Orders interface {
+	MadeFor(ctx context.Context, tenant, order string) (product, region string, err error)
 }
 
 // Config makes a Service.
@@ -40,6 +51,9 @@ type Config struct {
 	Planner  Planner
 	Registry *registry.Registry
 	Records  ca.Records
+	// Orders lets product and region of the birth certificate choose who issues the
+	// operational ones too; nil takes what is declared for all.
+	Orders Orders
 	// DailyLimit is how many operational certificates a device gets in 24 hours
 	// (S17); 0 means 10.
 	DailyLimit int
@@ -53,6 +67,17 @@ type Config struct {
 	// learns neither thing nor serial number (S43). It must always give the same
 	// text for the same device.
 	Pseudonym func(tenant, holder string) string
+	// Withdrawer lets a device replace what rotation put on hold; nil does not.
+	Withdrawer Withdrawer
+	// Renewed, if it is not nil, hears of every certificate that a device got, and by
+	// which one it asked.
+	Renewed func(ctx context.Context, tenant string, thing fleet.ThingName, before, certificate, over string)
+	// Advise says when a certificate is to be renewed; nil knows only when it ends.
+	Advise func(ctx context.Context, tenant, authority string, c *x509.Certificate) (rotation.Advice, error)
+	// Roots gives which of all roots a device of a tenant is told to trust; nil tells all.
+	// While a root is replaced over the air, a device that is new is to trust what the
+	// others were told.
+	Roots func(ctx context.Context, tenant string, all []*x509.Certificate) ([]*x509.Certificate, error)
 	// Dark lets devices with an expired certificate come back; nil refuses them.
 	Dark *DarkLane
 	Log  *slog.Logger
@@ -170,7 +195,8 @@ func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registratio
 
 // enter is the steps from 4 on, for whoever was identified and showed a key.
 func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, proven bool, parameters map[string]string) (Registration, error) {
-	// 4. birth
+	// 4. birth, which still has to be good where there is one (S16). A renewal runs no
+	//    template: thing, groups and policies stay as the owner of the fleet made them.
 	if id.standalone() {
 		return s.renew(ctx, id, req, proven)
 	}
@@ -178,8 +204,15 @@ func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, pro
 	if err != nil {
 		return Registration{}, err
 	}
+	if id.Profile == profile.LDevID {
+		return s.renew(ctx, id, req, proven)
+	}
 	// 5. plan
-	plan, err := s.cfg.Planner.Plan(ctx, provisioner.PlanInput{Tenant: id.Tenant, Authority: birth.record.Authority, Certificate: birth.certificate, Parameters: parameters, ClientID: id.Holder})
+	in := provisioner.PlanInput{Tenant: id.Tenant, Authority: birth.record.Authority, Certificate: birth.certificate, Parameters: parameters, ClientID: id.Holder}
+	if id.unit != nil {
+		in.Template = id.unit.Template
+	}
+	plan, err := s.cfg.Planner.Plan(ctx, in)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -187,6 +220,7 @@ func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, pro
 	defer unlock()
 	// 6. check
 	want := registrationOf(id, &plan)
+	want.Still = func(ctx context.Context) error { return s.still(ctx, id) }
 	if err := s.cfg.Registry.Check(ctx, want); err != nil {
 		return Registration{}, err
 	}
@@ -207,10 +241,11 @@ func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, pro
 	if err != nil {
 		return Registration{}, err
 	}
+	s.tell(ctx, id, &issued, &thing)
 	if !issued.Replayed {
 		s.log.InfoContext(ctx, "device registered", "holder", id.Holder, "thing", string(thing.Name), "serial", issued.Serial.String(), "status", string(principal.Status), "with", string(id.Profile))
 	}
-	return s.answer(issued, &thing, &principal)
+	return s.answer(ctx, issued, &thing, &principal)
 }
 
 // birthCertificate is the IDevID behind whoever asks.
@@ -224,13 +259,13 @@ type birthCertificate struct {
 func (s *Service) birth(ctx context.Context, id *Identity) (*birthCertificate, error) {
 	var found *ca.Record
 	if id.Profile == profile.IDevID {
-		r, err := s.cfg.Records.RecordBySerial(ctx, id.Tenant, id.Authority, id.Serial)
+		r, err := s.cfg.Records.RecordBySerial(ctx, id.born(), id.Authority, id.Serial)
 		if err != nil {
 			return nil, err
 		}
 		found = &r
 	} else {
-		all, err := s.records(ctx, id, profile.IDevID)
+		all, err := s.births(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -243,7 +278,7 @@ func (s *Service) birth(ctx context.Context, id *Identity) (*birthCertificate, e
 			return nil, ErrNoBirth.New("")
 		}
 		if err := s.cfg.Gate.usable(ctx, found, s.now()); err != nil {
-			return nil, ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+			return nil, noBirth(err)
 		}
 	}
 	c, err := x509.ParseCertificate(found.DER)
@@ -251,6 +286,56 @@ func (s *Service) birth(ctx context.Context, id *Identity) (*birthCertificate, e
 		return nil, err
 	}
 	return &birthCertificate{*found, c}, nil
+}
+
+// births reads the birth certificates behind an operational one, which may be of
+// another tenant's authority.
+func (s *Service) births(ctx context.Context, id *Identity) ([]ca.Record, error) {
+	at := *id
+	if s.cfg.Gate.cfg.Owners != nil {
+		u, err := s.cfg.Gate.cfg.Owners.Held(ctx, id.Tenant, id.Holder)
+		if err == nil && u.State != ownership.Owned {
+			err = ownership.ErrLeft.New("")
+		}
+		if errors.Is(err, ownership.ErrReleased) { // it left, and is not late
+			return nil, ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+		}
+		if err != nil {
+			return nil, noBirth(err)
+		}
+		at.Tenant = u.Home
+	}
+	return s.records(ctx, &at, profile.IDevID)
+}
+
+// noBirth says of a refused birth certificate that the device has none. What could
+// not be found out goes as it is: the device is told to come again (A80).
+func noBirth(err error) error {
+	if fault.KindOf(err) != fault.Forbidden {
+		return err
+	}
+	return ErrNoBirth.Wrap(err, "%s", fault.From(err).What)
+}
+
+// born is the tenant of the authority of a birth certificate.
+func (i *Identity) born() string {
+	if i.home != "" {
+		return i.home
+	}
+	return i.Tenant
+}
+
+// still tells whether the device of a birth certificate belongs where it did when it
+// was let in: the hook may have taken seconds.
+func (s *Service) still(ctx context.Context, id *Identity) error {
+	if s.cfg.Gate.cfg.Owners == nil || id.Profile != profile.IDevID {
+		return nil
+	}
+	u, err := s.cfg.Gate.cfg.Owners.Owner(ctx, id.born(), id.Holder)
+	if err == nil && u.Tenant != id.Tenant {
+		err = ownership.ErrLeft.New("")
+	}
+	return err
 }
 
 // records reads the holder's certificates of one profile.
@@ -292,6 +377,10 @@ func (s *Service) issue(ctx context.Context, id *Identity, thing string, origin 
 	if err := s.quarantined(ctx, id); err != nil {
 		return ca.Issued{}, err
 	}
+	var err error
+	if r.Product, r.Region, err = s.madeFor(ctx, id); err != nil {
+		return ca.Issued{}, err
+	}
 	for try := 0; ; try++ {
 		held, err := s.records(ctx, id, profile.LDevID)
 		if err != nil {
@@ -309,8 +398,15 @@ func (s *Service) issue(ctx context.Context, id *Identity, thing string, origin 
 			if err := s.budget(held, now); err != nil {
 				return ca.Issued{}, err
 			}
+			cleared, err := s.clearHeld(ctx, id, held)
+			if err != nil {
+				return ca.Issued{}, err
+			}
+			if cleared {
+				continue
+			}
 			var supersedes bool
-			if r.Slot, supersedes = ca.PickSlot(ca.TwoSlots, held, now); supersedes {
+			if r.Slot, supersedes = s.slot(id, held, now); supersedes {
 				r.Rekey = ca.RekeySupersede
 			}
 		}
@@ -321,6 +417,24 @@ func (s *Service) issue(ctx context.Context, id *Identity, thing string, origin 
 		}
 		return issued, err
 	}
+}
+
+// madeFor is product and region of the order that the device was made on. A device
+// that came by claim, in bulk or with another's certificate has no order.
+func (s *Service) madeFor(ctx context.Context, id *Identity) (product, region string, err error) {
+	if s.cfg.Orders == nil {
+		return "", "", nil
+	}
+	births, err := s.records(ctx, id, profile.IDevID)
+	if err != nil {
+		return "", "", err
+	}
+	for i := range births {
+		if births[i].State != "" && births[i].DER != nil && births[i].Account != "" { // the current one
+			return s.cfg.Orders.MadeFor(ctx, id.Tenant, births[i].Account)
+		}
+	}
+	return "", "", nil
 }
 
 func (i *Identity) actorString() string { a := i.Actor(); return a.String() }
@@ -351,6 +465,14 @@ func registrationOf(id *Identity, p *provisioner.Plan) registry.Registration {
 		Overrides: p.Thing.Overrides,
 		TakeOver:  p.TakeOver,
 	}
+	if u := id.unit; u != nil {
+		out.Thing.RegisteredBy = registry.Transferred
+		for _, g := range u.Groups {
+			if !slices.Contains(out.Thing.Groups, g) {
+				out.Thing.Groups = append(slices.Clip(out.Thing.Groups), g)
+			}
+		}
+	}
 	for _, policy := range p.Policies {
 		out.Thing.Policies = append(out.Thing.Policies, policy.Name)
 		if policy.Document != "" {
@@ -371,14 +493,29 @@ func discreet(err error) error {
 	return err
 }
 
-func (s *Service) answer(issued ca.Issued, t *registry.Thing, p *registry.Principal) (Registration, error) {
+func (s *Service) answer(ctx context.Context, issued ca.Issued, t *registry.Thing, p *registry.Principal) (Registration, error) {
 	a, err := s.cfg.Issuer.Authority(issued.Authority)
 	if err != nil {
 		return Registration{}, err
 	}
 	out := Registration{Thing: t.Name, Certificate: issued.DER, Chain: [][]byte{a.Cert.Raw}, Configuration: t.Configuration, Policies: t.Policies, Status: p.Status}
-	for _, root := range s.cfg.Issuer.Roots() {
-		out.TrustBundle = append(out.TrustBundle, root.Raw)
+	for _, cross := range s.cfg.Issuer.CrossesOf(a.Cert) { // who trusts only another root accepts the chain then
+		out.Chain = append(out.Chain, cross.Raw)
+	}
+	out.TrustBundle, err = s.bundle(ctx, t.Tenant)
+	return out, err
+}
+
+// bundle is which roots a device of a tenant is told to trust.
+func (s *Service) bundle(ctx context.Context, tenant string) (out [][]byte, err error) {
+	roots := s.cfg.Issuer.Roots()
+	if s.cfg.Roots != nil {
+		if roots, err = s.cfg.Roots(ctx, tenant, roots); err != nil {
+			return nil, err
+		}
+	}
+	for _, root := range roots {
+		out = append(out, root.Raw)
 	}
 	return out, nil
 }

@@ -283,6 +283,23 @@ func TestRegister_RenewsOverTheOperationalCertificate(t *testing.T) {
 	clean(t, d)
 }
 
+// What the owner of a fleet changes at a thing, or in the template, stops no renewal:
+// a device that could not renew would be lost at the end of its certificate.
+func TestRegister_RenewsAThingThatWasChanged(t *testing.T) {
+	d := bootstraptest.New(t, bootstraptest.Options{})
+	birth, key := d.IssueIDevID(t, "SN-1")
+	first, second := catest.NewKey(t), catest.NewKey(t)
+	c, _ := mustBoot(t, d, birth, key, first)
+	d.SetTemplate(t, strings.Replace(bootstraptest.Template, `["all"]`, `["others"]`, 1))
+	if a := boot(t, d, birth, key, catest.NewKey(t)); a.Code != "thing-conflict" {
+		t.Errorf("a first boot over another group: %d %s", a.Status, a.Code)
+	}
+	if _, r := mustBoot(t, d, c, first, second); r.Thing != "thing-SN-1" {
+		t.Errorf("%+v", r)
+	}
+	clean(t, d)
+}
+
 // S17: a device in a loop is stopped for the day.
 func TestS17_ADevicesDailyBudgetEnds(t *testing.T) {
 	clock := bootstraptest.NewClock()

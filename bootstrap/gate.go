@@ -6,8 +6,11 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"hallmark/ca/profile"
 	"hallmark/crl"
 	"hallmark/fleet"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
 	"hallmark/internal/fault"
 )
@@ -38,14 +42,25 @@ type Records interface {
 	Blocked(ctx context.Context, tenant, holder string) (at time.Time, blocked bool, err error)
 }
 
+// Owners tells whose device a unit is; [ownership.Service] does. Owner is asked with the
+// tenant of the authority that made the birth certificate, Held with the tenant where
+// the device lives. Both fail for a unit that is nobody's.
+type Owners interface {
+	Owner(ctx context.Context, home, holder string) (ownership.Unit, error)
+	Held(ctx context.Context, tenant, holder string) (ownership.Unit, error)
+}
+
 // GateConfig makes a Gate.
 type GateConfig struct {
 	CA       Authorities
 	Records  Records
 	Registry *registry.Registry
 	Revoked  Revocations
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Owners knows the units that were transferred; nil: every device lives with the
+	// tenant of its authority.
+	Owners Owners
+	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Gate tells who is at the device door. It is safe for concurrent use.
@@ -54,6 +69,7 @@ type Gate struct {
 	now     func() time.Time
 	log     *slog.Logger
 	refused refusals
+	anchors sync.Map // *x509.Certificate of an issuer to anchored
 }
 
 // NewGate makes a Gate.
@@ -71,7 +87,7 @@ func NewGate(cfg GateConfig) *Gate {
 
 // Identity is a device that was let in.
 type Identity struct {
-	Tenant      string
+	Tenant      string // where the device lives
 	Holder      string // as first written
 	Profile     profile.Name
 	Authority   string // that issued the certificate
@@ -82,6 +98,11 @@ type Identity struct {
 	Thing       fleet.ThingName       // of an operational certificate
 	Status      fleet.PrincipalStatus // of an operational certificate; a birth certificate is ACTIVE
 	How         registry.How          // an operational certificate came
+
+	// unit is how a birth certificate's owner registers it, if that was said when the
+	// unit was accepted; nil where its authority's registration says it.
+	unit *ownership.Unit
+	home string // tenant of the authority of a birth certificate; "" is Tenant
 
 	dark bool // its certificate has expired; it came by the dark-device lane
 	way  *way // nil: first boot's own interface
@@ -171,27 +192,54 @@ func (g *Gate) admit(ctx context.Context, c *x509.Certificate, now time.Time) (i
 		return Identity{}, false, err
 	}
 	if p.Name == profile.IDevID {
-		return id, false, nil
+		return id, false, g.owned(ctx, &id)
 	}
 	// 6. An operational certificate acts for a thing, if its status lets it.
 	return id, false, g.principal(ctx, &id)
 }
 
+// owned puts the owner of a unit into the identity that its birth certificate proved.
+// The record of who owns it is asked before the authority's tenant: a released device
+// gets in nowhere, and a transferred one where it belongs.
+func (g *Gate) owned(ctx context.Context, id *Identity) error {
+	if g.cfg.Owners == nil {
+		return nil
+	}
+	u, err := g.cfg.Owners.Owner(ctx, id.Tenant, id.Holder)
+	if err != nil {
+		return err
+	}
+	if u.Version > 0 && (u.Foreign() || u.Template != "") {
+		id.unit = &u
+	}
+	if !u.Foreign() {
+		return nil
+	}
+	id.Tenant, id.home = u.Tenant, u.Home
+	_, blocked, err := g.cfg.Records.Blocked(ctx, u.Tenant, id.Holder)
+	if err == nil && blocked {
+		err = ErrBlocked.New("")
+	}
+	return err
+}
+
 // issuer finds the authority whose key signed c.
 func (g *Gate) issuer(c *x509.Certificate) (ca.Info, error) {
 	var other bool
-	for _, a := range g.cfg.CA.Authorities() {
-		if a.Duty == profile.DutyRoot || !bytes.Equal(a.Cert.RawSubject, c.RawIssuer) || c.CheckSignatureFrom(a.Cert) != nil {
+	all := g.cfg.CA.Authorities()
+	for _, a := range all {
+		if a.Duty == profile.DutyRoot || !bytes.Equal(a.Cert.RawSubject, c.RawIssuer) {
 			continue
 		}
 		if a.Duty != profile.DutyDevice {
-			other = true
+			other = other || c.CheckSignatureFrom(a.Cert) == nil
 			continue
 		}
-		if err := g.chain(c, a); err != nil {
+		if err := g.chain(c, a.Cert, all); err == nil {
+			return a, nil
+		} else if c.CheckSignatureFrom(a.Cert) == nil {
 			return ca.Info{}, ErrUnknown.Wrap(err, "")
 		}
-		return a, nil
 	}
 	if other {
 		return ca.Info{}, ErrRole.New("")
@@ -199,16 +247,18 @@ func (g *Gate) issuer(c *x509.Certificate) (ca.Info, error) {
 	return ca.Info{}, ErrUnknown.New("")
 }
 
+// anchored is an issuer from which a chain was verified up to one of the roots.
+type anchored struct {
+	roots    []*x509.Certificate // all there were
+	from, to time.Time           // while each certificate above the issuer is valid
+}
+
 // chain verifies up to a root. The time is one at which the certificate is
-// valid: that it expired is an answer of its own.
-func (g *Gate) chain(c *x509.Certificate, issuer ca.Info) error {
-	roots, inter := x509.NewCertPool(), x509.NewCertPool()
-	for _, a := range g.cfg.CA.Authorities() {
-		if a.Duty == profile.DutyRoot {
-			roots.AddCert(a.Cert)
-		}
-	}
-	inter.AddCert(issuer.Cert)
+// valid: that it expired is an answer of its own. What lies above an issuer is
+// verified for its first certificate and again when the roots change or one of
+// those certificates ends; a fleet that comes back would else have it done for
+// each device.
+func (g *Gate) chain(c, issuer *x509.Certificate, all []ca.Info) error {
 	at := g.now()
 	if at.After(c.NotAfter) {
 		at = c.NotAfter
@@ -216,8 +266,51 @@ func (g *Gate) chain(c *x509.Certificate, issuer ca.Info) error {
 	if at.Before(c.NotBefore) {
 		at = c.NotBefore
 	}
-	_, err := c.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	return err
+	roots := make([]*x509.Certificate, 0, 8)
+	for _, a := range all {
+		if a.Duty == profile.DutyRoot {
+			roots = append(roots, a.Cert)
+		}
+	}
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	if known, ok := g.anchors.Load(issuer); ok {
+		if k := known.(anchored); slices.Equal(k.roots, roots) && !at.Before(k.from) && !at.After(k.to) {
+			options.Roots.AddCert(issuer)
+			_, err := c.Verify(options)
+			return err
+		}
+		g.anchors.Delete(issuer)
+	}
+	for _, r := range roots {
+		options.Roots.AddCert(r)
+	}
+	options.Intermediates.AddCert(issuer)
+	chains, err := c.Verify(options)
+	if err != nil {
+		return err
+	}
+	k := anchored{roots: roots, from: issuer.NotBefore, to: issuer.NotAfter}
+	if !chains[0][1].Equal(issuer) {
+		return nil
+	}
+	for _, above := range chains[0][2:] {
+		if constrained(above) { // what it allows depends on the certificate
+			return nil
+		}
+		if above.NotBefore.After(k.from) {
+			k.from = above.NotBefore
+		}
+		if above.NotAfter.Before(k.to) {
+			k.to = above.NotAfter
+		}
+	}
+	g.anchors.Store(issuer, k)
+	return nil
+}
+
+// constrained tells whether a certificate has name constraints (RFC 5280, Section 4.2.1.10).
+func constrained(c *x509.Certificate) bool {
+	return slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 30}) })
 }
 
 func hasPolicy(c *x509.Certificate, oid string) bool {

@@ -4,14 +4,19 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
+	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"hallmark/bootstrap"
 	"hallmark/bootstrap/bootstraptest"
 	"hallmark/ca"
 	"hallmark/ca/catest"
@@ -71,6 +76,69 @@ func TestGate_RefusalsHaveTheirOwnCodes(t *testing.T) {
 // the test's clock; the door is what is tested.
 func loose(c *tls.Config) { c.Time = nil }
 
+// chosen shows some of a CA's authorities.
+type chosen struct {
+	*ca.CA
+	show func(ca.Info) bool
+	more []ca.Info
+}
+
+func (c *chosen) Authorities() []ca.Info {
+	return append(slices.DeleteFunc(c.CA.Authorities(), func(a ca.Info) bool { return !c.show(a) }), c.more...)
+}
+
+// What lies above an issuer is verified once, and anew when the roots change: an
+// issuer whose root is gone lets nobody in, however many it let in before.
+func TestGate_AnIssuerStandsAndFallsWithItsRoot(t *testing.T) {
+	d := bootstraptest.New(t, bootstraptest.Options{})
+	root := func(a ca.Info) bool { return a.Duty == profile.DutyRoot }
+	all, none := func(ca.Info) bool { return true }, func(a ca.Info) bool { return !root(a) }
+	key := catest.NewKey(t)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "another root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := ca.Info{Authority: ca.Authority{Name: "other", Duty: profile.DutyRoot}}
+	if other.Cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	view := &chosen{CA: d.CA, show: all}
+	gate := bootstrap.NewGate(bootstrap.GateConfig{CA: view, Records: d.DB, Registry: d.Registry, Revoked: d.Set})
+	for i, step := range []struct {
+		name string
+		show func(ca.Info) bool
+		more []ca.Info
+		in   bool
+	}{
+		{"its root is there", all, nil, true},
+		{"and still is", all, nil, true},
+		{"its root is gone", none, nil, false},
+		{"another root is in its place", none, []ca.Info{other}, false},
+		{"its root is back beside the other one", all, []ca.Info{other}, true},
+		{"the other one goes", all, nil, true},
+		{"its root is gone again", none, nil, false},
+	} {
+		view.show, view.more = step.show, step.more
+		c, _ := d.IssueIDevID(t, fmt.Sprint("SN-", i)) // one that was refused is remembered
+		_, err := gate.AdmitCertificate(t.Context(), c)
+		if step.in && err != nil || !step.in && !errors.Is(err, bootstrap.ErrUnknown) {
+			t.Errorf("%s: %v", step.name, err)
+		}
+	}
+}
+
+// BenchmarkGate is what a device that comes back costs at the door, after its handshake.
+func BenchmarkGate(b *testing.B) {
+	d := bootstraptest.New(b, bootstraptest.Options{})
+	c, _ := d.IssueIDevID(b, "SN-1")
+	for b.Loop() {
+		if _, err := d.Gate.AdmitCertificate(b.Context(), c); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // S18: every profile is tried at the door; only a device's comes in.
 func TestS18_OnlyDevicesComeIn(t *testing.T) {
 	d := bootstraptest.New(t, bootstraptest.Options{})
@@ -82,7 +150,13 @@ func TestS18_OnlyDevicesComeIn(t *testing.T) {
 		if p.Slots > 1 {
 			slot = "A"
 		}
-		c, key := d.Issue(t, p.Name, "X-"+strings.ReplaceAll(string(p.Name), "-", ""), slot, profile.Names{})
+		var key crypto.Signer = catest.NewKey(t)
+		if p.Name == profile.SCEPRA { // messages are encrypted for it
+			var err error
+			key, err = rsa.GenerateKey(rand.Reader, 2048)
+			must(t, err)
+		}
+		c := d.IssueFor(t, p.Name, "X-"+strings.ReplaceAll(string(p.Name), "-", ""), slot, profile.Names{}, key.Public())
 		a := d.Dial(t, c, key).Do(t, whoami, nil)
 		switch p.Name {
 		case profile.IDevID:

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"mime"
@@ -76,8 +77,13 @@ func (s *Service) HandleRegister(w http.ResponseWriter, r *http.Request) error {
 	if configuration == nil {
 		configuration = map[string]string{}
 	}
-	return reply(w, deviceapi.Registration{Thing: string(out.Thing), Certificate: out.Certificate, Chain: out.Chain, TrustBundle: out.TrustBundle,
-		Configuration: configuration, Policies: policies, Status: string(out.Status)})
+	registration := deviceapi.Registration{Thing: string(out.Thing), Certificate: out.Certificate, Chain: out.Chain, TrustBundle: out.TrustBundle,
+		Configuration: configuration, Policies: policies, Status: string(out.Status)}
+	if c, err := x509.ParseCertificate(out.Certificate); err == nil {
+		win := windowOf(c)
+		registration.Renew = &deviceapi.RenewalWindow{Start: win.Start, End: win.End}
+	}
+	return reply(w, registration)
 }
 
 // HandleWhoAmI is GET /bootstrap/v1/whoami. To be let in proves a new key.
@@ -95,12 +101,13 @@ func (s *Service) HandleWhoAmI(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, out)
 }
 
-// Handler serves the three; problem answers with an error's problem document.
+// Handler serves the four; problem answers with an error's problem document.
 func (s *Service) Handler(problem func(w http.ResponseWriter, r *http.Request, err error)) *http.ServeMux {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"POST /bootstrap/v1/nonce":    s.HandleNonce,
 		"POST /bootstrap/v1/register": s.HandleRegister,
+		"GET /bootstrap/v1/renewal":   s.HandleRenewal,
 		"GET /bootstrap/v1/whoami":    s.HandleWhoAmI,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {

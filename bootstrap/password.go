@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
+	"errors"
 	"log/slog"
 	"strings"
 	"time"
@@ -93,36 +94,71 @@ type PasswordRequest struct {
 // CreatePassword makes a one-time password for one unit and one profile. Whether
 // the actor may is for the caller to know. The secret is shown once.
 func (e *Enroller) CreatePassword(ctx context.Context, by access.Actor, r PasswordRequest) (Password, Secret, error) {
+	p, err := e.draft(ctx, by, &r)
+	if err != nil {
+		return Password{}, "", err
+	}
+	secret := e.secret(p.ID)
+	if err := e.keep(ctx, by, &p, secret.Reveal()); err != nil {
+		return Password{}, "", err
+	}
+	return p, secret, nil
+}
+
+// AdoptPassword makes a one-time password of a challenge that somebody else drew
+// and vouches for. It is found by the challenge alone.
+func (e *Enroller) AdoptPassword(ctx context.Context, by access.Actor, challenge string, r PasswordRequest) error {
+	p, err := e.draft(ctx, by, &r)
+	if err != nil {
+		return err
+	}
+	return e.keep(ctx, by, &p, challenge)
+}
+
+// KnownPassword tells whether a password was ever made, for whatever it was.
+func (e *Enroller) KnownPassword(ctx context.Context, password string) (bool, error) {
+	_, err := e.cfg.Passwords.PasswordByHash(ctx, sha256.Sum256([]byte(password)))
+	if errors.Is(err, ErrEnrolPassword) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// draft is a password without its secret.
+func (e *Enroller) draft(ctx context.Context, by access.Actor, r *PasswordRequest) (Password, error) {
 	if r.Life == 0 {
 		r.Life = PasswordLife
 	}
 	switch {
 	case provisioner.ValidUnit(r.Unit) != nil:
-		return Password{}, "", ErrEnrolConfig.New("The unit %.80q is not 1 to 64 characters of A-Z a-z 0-9 . _ : -", r.Unit)
+		return Password{}, ErrEnrolConfig.New("The unit %.80q is not 1 to 64 characters of A-Z a-z 0-9 . _ : -", r.Unit)
 	case r.Profile != profile.IDevID && r.Profile != profile.LDevID:
-		return Password{}, "", ErrEnrolConfig.New("The profile %.40q is neither idevid nor ldevid.", string(r.Profile))
+		return Password{}, ErrEnrolConfig.New("The profile %.40q is neither idevid nor ldevid.", string(r.Profile))
 	case r.Life < time.Minute || r.Life > PasswordLife:
-		return Password{}, "", ErrEnrolConfig.New("A life of %s is not one minute to one hour.", r.Life)
+		return Password{}, ErrEnrolConfig.New("A life of %s is not one minute to one hour.", r.Life)
 	case (r.Profile == profile.IDevID) != (r.Order != ""):
-		return Password{}, "", ErrEnrolConfig.New("A birth certificate (idevid) counts on an order, and no other does.")
+		return Password{}, ErrEnrolConfig.New("A birth certificate (idevid) counts on an order, and no other does.")
 	}
 	if r.Order != "" {
 		if err := e.cfg.Units.CheckEnrolment(ctx, by.Tenant, r.Order, r.Unit); err != nil {
-			return Password{}, "", err
+			return Password{}, err
 		}
 	}
 	var raw [10]byte
 	rand.Read(raw[:])
 	now := e.now().UTC().Truncate(time.Millisecond)
-	p := Password{Tenant: by.Tenant, ID: letters.EncodeToString(raw[:]), Unit: r.Unit, Profile: r.Profile, Order: r.Order,
-		CreatedBy: by.Name, CreatedAt: now, ExpiresAt: now.Add(r.Life)}
-	secret := e.secret(p.ID)
-	p.Hash = sha256.Sum256([]byte(secret.Reveal()))
-	if err := e.cfg.Passwords.CreatePassword(ctx, p); err != nil {
-		return Password{}, "", err
+	return Password{Tenant: by.Tenant, ID: letters.EncodeToString(raw[:]), Unit: r.Unit, Profile: r.Profile, Order: r.Order,
+		CreatedBy: by.Name, CreatedAt: now, ExpiresAt: now.Add(r.Life)}, nil
+}
+
+// keep stores a password, by the hash of its secret.
+func (e *Enroller) keep(ctx context.Context, by access.Actor, p *Password, secret string) error {
+	p.Hash = sha256.Sum256([]byte(secret))
+	if err := e.cfg.Passwords.CreatePassword(ctx, *p); err != nil {
+		return err
 	}
 	e.log.InfoContext(ctx, "one-time password made", "password", p.ID, "unit", p.Unit, "profile", string(p.Profile), "order", p.Order, "by", by.String())
-	return p, secret, nil
+	return nil
 }
 
 // ByPassword finds what a user name and a password stand for: the unit, and its

@@ -39,15 +39,20 @@ func (s *Service) renew(ctx context.Context, id *Identity, req *csr.Request, pro
 	if proven {
 		status = fleet.Active
 	}
+	how := registry.HowRenewal
+	if !id.standalone() {
+		how = id.How // its next one stands on the birth certificate too
+	}
 	thing, principal, err := s.cfg.Registry.Renew(ctx, scope, registry.CertificateID(id.Certificate.Raw),
-		registry.Attachment{Authority: issued.Authority, Serial: issued.Serial, Status: status, How: registry.HowRenewal})
+		registry.Attachment{Authority: issued.Authority, Serial: issued.Serial, Status: status, How: how})
 	if err != nil {
 		return Registration{}, err
 	}
+	s.tell(ctx, id, &issued, &thing)
 	if !issued.Replayed {
 		s.log.InfoContext(ctx, "device renewed its certificate", "holder", id.Holder, "thing", string(thing.Name), "serial", issued.Serial.String(), "status", string(principal.Status))
 	}
-	return s.answer(issued, &thing, &principal)
+	return s.answer(ctx, issued, &thing, &principal)
 }
 
 // subject is that of an operational certificate: the thing, and the identity that

@@ -26,7 +26,10 @@ import (
 	"hallmark/ca"
 	"hallmark/ca/catest"
 	"hallmark/crl"
+	"hallmark/fleet"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/rotation"
 	"hallmark/internal/fault"
 	"hallmark/provisioner"
 )
@@ -69,6 +72,7 @@ type Door struct {
 	Registry *registry.Registry
 	Set      *crl.Set
 	Crl      *crl.Service
+	Owners   *ownership.Service
 	Requests atomic.Int64
 	handler  atomic.Pointer[http.Handler]
 	// Intercept, if set, sees a request before the service does; it answers
@@ -104,8 +108,12 @@ type Options struct {
 	URL      string              // of the database; "" is a new SQLite file
 	Clock    *Clock              // nil is the real time
 	Template string              // "" is [Template]; "-" leaves the authority unregistered
+	Copied   bool                // as in [catest.Config]
 	Limit    int                 // of new certificates per device and day
 	Dark     *bootstrap.DarkLane // its store is the door's
+	// Renewed hears of every certificate that a device got.
+	Renewed func(ctx context.Context, tenant string, thing fleet.ThingName, before, certificate, over string)
+	Advise  func(ctx context.Context, tenant, authority string, c *x509.Certificate) (rotation.Advice, error)
 }
 
 // New opens a door; the test's end closes it.
@@ -116,7 +124,7 @@ func New(t testing.TB, o Options) *Door {
 	if o.Clock != nil {
 		now = o.Clock.Now
 	}
-	d := &Door{Fixture: catest.Open(t, catest.Config{URL: o.URL, Now: now})}
+	d := &Door{Fixture: catest.Open(t, catest.Config{URL: o.URL, Now: now, Copied: o.Copied})}
 	d.Registry = registry.New(registry.Config{Store: d.DB, Alone: d.DB.Alone(), Now: now})
 	d.Planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: d.DB, Now: now})
 	t.Cleanup(d.Planner.Close)
@@ -125,11 +133,12 @@ func New(t testing.TB, o Options) *Door {
 		t.Fatal(err)
 	}
 	d.Crl = crl.New(crl.Config{Store: d.DB, Now: now})
-	d.Gate = bootstrap.NewGate(bootstrap.GateConfig{CA: d.CA, Records: d.DB, Registry: d.Registry, Revoked: d.Set, Now: now})
+	d.Owners = ownership.New(ownership.Config{Store: d.DB, Registry: d.Registry, Revoker: d.Crl, CheckTemplate: d.Planner.CheckFirstBoot, Now: now})
+	d.Gate = bootstrap.NewGate(bootstrap.GateConfig{CA: d.CA, Records: d.DB, Registry: d.Registry, Revoked: d.Set, Owners: d.Owners, Now: now})
 	if o.Dark != nil {
 		o.Dark.Store = d.DB
 	}
-	d.Service = bootstrap.New(bootstrap.Config{Gate: d.Gate, Issuer: d.CA, Planner: d.Planner, Registry: d.Registry, Records: d.DB, DailyLimit: o.Limit, Dark: o.Dark, Now: now})
+	d.Service = bootstrap.New(bootstrap.Config{Gate: d.Gate, Issuer: d.CA, Planner: d.Planner, Registry: d.Registry, Records: d.DB, Orders: provisioner.New(provisioner.Config{Store: d.DB, Now: now}), DailyLimit: o.Limit, Dark: o.Dark, Withdrawer: d.Crl, Renewed: o.Renewed, Advise: o.Advise, Now: now})
 	if o.Template == "" {
 		o.Template = Template
 	}

@@ -51,7 +51,7 @@ var failures = []struct {
 }{
 	{ErrMessage, badDataFormat}, {ErrProtection, badMessageCheck}, {ErrAlgorithm, badAlg}, {ErrTemplate, badCertTemplate}, {ErrPossession, badPOP},
 	{ErrClock, badTime}, {ErrTransaction, transactionIDInUse}, {ErrNonce, badRecipientNonce},
-	{bootstrap.ErrEnrolPassword, signerNotTrusted}, {bootstrap.ErrUnknown, signerNotTrusted}, {bootstrap.ErrRole, signerNotTrusted}, {bootstrap.ErrExpired, signerNotTrusted},
+	{bootstrap.ErrEnrolPassword, signerNotTrusted}, {bootstrap.ErrUnknown, signerNotTrusted}, {bootstrap.ErrRole, signerNotTrusted}, {bootstrap.ErrExpired, signerNotTrusted}, {bootstrap.ErrDarkElsewhere, signerNotTrusted},
 	{bootstrap.ErrRevoked, certRevoked}, {bootstrap.ErrHeld, certRevoked}, {bootstrap.ErrEnrolUnknown, badCertID}, {ca.ErrHolderRevoked, certRevoked},
 	{ca.ErrKeyInUse, duplicateCertReq}, {bootstrap.ErrKeyReused, badCertTemplate}, {csr.ErrSignature, badPOP}, {crl.ErrReason, badRequest},
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/hmac"
-	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -14,6 +13,7 @@ import (
 
 	"hallmark/ca/profile"
 	"hallmark/internal/der"
+	"hallmark/internal/kdf"
 )
 
 var (
@@ -218,7 +218,7 @@ func (p *password) pbmac1(in []byte, secret string) error {
 			return ErrAlgorithm.New("")
 		}
 	}
-	p.key, err = pbkdf2.Key(prf, secret, salt.Content, n, int(length))
+	p.key, err = kdf.PBKDF2(prf, secret, salt.Content, n, int(length))
 	if err != nil {
 		return ErrAlgorithm.Wrap(err, "")
 	}

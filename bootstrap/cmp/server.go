@@ -15,7 +15,6 @@ import (
 	"mime"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"hallmark/bootstrap"
@@ -52,7 +51,7 @@ type Server struct {
 	cfg          Config
 	now          func() time.Time
 	log          *slog.Logger
-	transactions transactions
+	transactions bootstrap.Transactions
 }
 
 // New makes a Server.
@@ -271,8 +270,8 @@ func (s *Server) work(ctx context.Context, c *session) (*answer, error) {
 // certify answers ir, cr, kur and p10cr.
 func (s *Server) certify(ctx context.Context, c *session) (*answer, error) {
 	kinds := map[kind]kind{bodyIR: bodyIP, bodyCR: bodyCP, bodyP10CR: bodyCP, bodyKUR: bodyKUP}
-	if err := s.transactions.begin(c.transaction, sha256.Sum256(c.body), s.now()); err != nil {
-		return nil, err
+	if !s.transactions.Begin(c.transaction, sha256.Sum256(c.body), s.now()) {
+		return nil, ErrTransaction.New("")
 	}
 	a := &answer{kind: kinds[c.kind]}
 	id := int64(-1) // of a p10cr (RFC 9483, Section 4.1.4)
@@ -387,8 +386,8 @@ func (s *Server) confirm(ctx context.Context, c *session) (*answer, error) {
 
 // revoke answers rr.
 func (s *Server) revoke(ctx context.Context, c *session) (*answer, error) {
-	if err := s.transactions.begin(c.transaction, sha256.Sum256(c.body), s.now()); err != nil {
-		return nil, err
+	if !s.transactions.Begin(c.transaction, sha256.Sum256(c.body), s.now()) {
+		return nil, ErrTransaction.New("")
 	}
 	r, err := readRevocation(c.content)
 	if err != nil {
@@ -443,45 +442,4 @@ func (s *Server) general(ctx context.Context, c *session) (*answer, error) {
 		return der.Sequence(b, func(b []byte) []byte { return appendList(oidCACerts.Append(b), raw) })
 	})
 	return a, nil
-}
-
-// transactions remembers which request an identifier belongs to. A node remembers
-// its own; what a second node lets through gets what its key has already.
-type transactions struct {
-	mu   sync.Mutex
-	seen map[string]transaction
-}
-
-type transaction struct {
-	body [32]byte
-	at   time.Time
-}
-
-// Bounds of what is remembered.
-const (
-	maxTransactions = 4096
-	transactionLife = time.Hour
-)
-
-func (t *transactions) begin(id []byte, body [32]byte, now time.Time) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if have, ok := t.seen[string(id)]; ok && now.Sub(have.at) < transactionLife {
-		if have.body != body {
-			return ErrTransaction.New("")
-		}
-		return nil
-	}
-	if t.seen == nil {
-		t.seen = map[string]transaction{}
-	}
-	if len(t.seen) >= maxTransactions {
-		for k, v := range t.seen { // the outdated, and a quarter of the others in no order
-			if now.Sub(v.at) >= transactionLife || len(t.seen) > maxTransactions*3/4 {
-				delete(t.seen, k)
-			}
-		}
-	}
-	t.seen[string(id)] = transaction{body, now}
-	return nil
 }

@@ -44,6 +44,7 @@ var Officer = access.Actor{Tenant: access.DefaultTenant, Kind: access.KindPrinci
 // New opens a site; the order has quantity units.
 func New(t testing.TB, o bootstraptest.Options, quantity int64) *Site {
 	t.Helper()
+	o.Copied = true
 	s := &Site{Door: bootstraptest.New(t, o)}
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

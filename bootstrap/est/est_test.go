@@ -509,6 +509,10 @@ func TestA46_AServerMadeKeyIsDeliveredOnceAndKeptNowhere(t *testing.T) {
 	s.IssueIDevID(t, "U-001")
 	_, secret := s.Password(t, s.enroller, "U-001", profile.LDevID)
 	c := s.dial(t, nil, nil, tls.VersionTLS13)
+	elsewhere := base64.StdEncoding.EncodeToString(enroltest.CSR(t, catest.NewKey(t), "", s.dial(t, nil, nil, tls.VersionTLS13).exporter(t)))
+	if status, _, body := c.do(t, ask{method: "POST", path: keygenPath, body: strings.NewReader(elsewhere), user: "U-001", password: secret}); status != 400 || !strings.Contains(string(body), "enrol-proof-mismatch") || strings.Contains(string(body), "pkcs8") {
+		t.Errorf("a request of another session: %d %s", status, body)
+	}
 	text := base64.StdEncoding.EncodeToString(enroltest.CSR(t, catest.NewKey(t), "", c.exporter(t)))
 	status, h, body := c.do(t, ask{method: "POST", path: keygenPath, body: strings.NewReader(text), user: "U-001", password: secret})
 	if status != 200 {
