@@ -16,13 +16,15 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"hallmark/api/deviceapi"
 	"hallmark/ca/csr"
+	"hallmark/device/mqtt"
+	"hallmark/internal/durable"
 	"hallmark/internal/fault"
-	"hallmark/internal/strictjson"
 )
 
 // The channel binding of RFC 9266, Section 2.
@@ -48,8 +50,18 @@ type Config struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 
+	// Hooks spoil the device; nil for a real one.
+	Hooks *Hooks
+
+	// again says that the pair in use was refused: if the service refuses it here
+	// too, the device registers anew as its birth certificate.
+	again bool
 	// step is called before each step that can be cut off; tests end the run there.
 	step func(name string) error
+	// dial opens a stream; nil = TCP. Tests cut the network with it.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// write replaces a file as one step; tests fill the disk with it.
+	write func(name string, data []byte, perm os.FileMode) error
 }
 
 // Result is what the device is after its first boot.
@@ -72,19 +84,9 @@ type agent struct {
 	h   *home
 }
 
-// FirstBoot registers the device, or finds that it is registered. Each step
-// leaves on disk what the next one needs, so a run that was cut off anywhere is
-// repeated with the same key and ends the same:
-//
-//  1. open: the directory, the birth certificate, the pair in use.
-//  2. key: new, or the one of a run that was cut off; on disk before it is used.
-//  3. connect: as the birth certificate, or as the pair in use for a renewal.
-//  4. ask: a CSR bound to this very connection.
-//  5. check: key, chain and name of what came.
-//  6. store: answer and certificate.
-//  7. prove: connect with the new certificate; the service must know the thing.
-//  8. activate: one file says which pair is in use.
-func FirstBoot(ctx context.Context, cfg Config) (Result, error) {
+// newAgent fills in what the configuration leaves open.
+func newAgent(cfg Config) (*agent, error) {
+	cfg.hook()
 	a := &agent{cfg: cfg, now: cfg.Now, log: cfg.Log}
 	if a.now == nil {
 		a.now = time.Now
@@ -98,16 +100,39 @@ func FirstBoot(ctx context.Context, cfg Config) (Result, error) {
 	if a.cfg.step == nil {
 		a.cfg.step = func(string) error { return nil }
 	}
+	if a.cfg.write == nil {
+		a.cfg.write = durable.WriteFile
+	}
 	var err error
 	if a.url, err = url.Parse(cfg.Server); err != nil || a.url.Scheme != "https" || a.url.Host == "" || a.cfg.Roots == nil {
-		return Result{}, ErrServer.New("The URL %q must begin with https://, and a root is needed.", cfg.Server)
+		return nil, ErrServer.New("The URL %q must begin with https://, and a root is needed.", cfg.Server)
+	}
+	return a, nil
+}
+
+// FirstBoot registers the device, or finds that it is registered. Each step
+// leaves on disk what the next one needs, so a run that was cut off anywhere is
+// repeated with the same key and ends the same:
+//
+//  1. open: the directory, the birth certificate, the pair in use.
+//  2. key: new, or the one of a run that was cut off; on disk before it is used.
+//  3. connect: as the birth certificate, or as the pair in use for a renewal.
+//  4. ask: a CSR bound to this very connection.
+//  5. check: key, chain and name of what came.
+//  6. store: answer and certificate.
+//  7. prove: connect with the new certificate; the service must know the thing.
+//  8. activate: one file says which pair is in use.
+func FirstBoot(ctx context.Context, cfg Config) (Result, error) {
+	a, err := newAgent(cfg)
+	if err != nil {
+		return Result{}, err
 	}
 	// 1. open
 	if a.h, err = openHome(cfg.Dir); err != nil {
 		return Result{}, err
 	}
 	defer a.h.close()
-	a.h.keys = keyring{ctx, cfg.Keys, cfg.KeyURI}
+	a.h.keys, a.h.write = keyring{ctx, cfg.Keys, cfg.KeyURI}, a.cfg.write
 	birth, err := a.h.birth()
 	if err != nil {
 		return Result{}, err
@@ -120,6 +145,16 @@ func FirstBoot(ctx context.Context, cfg Config) (Result, error) {
 	if used != nil {
 		active = used.slot
 	}
+	if used != nil && cfg.again {
+		out, err := a.prove(ctx, used)
+		switch refusal(err) { // what the owner did on purpose is not to be got round
+		case "device-revoked", "device-expired", "device-inactive", "device-unknown":
+			used = nil
+		default:
+			out.Resumed = true
+			return out, err
+		}
+	}
 	slot := a.h.waiting(active)
 	if used != nil && slot == "" && !cfg.Renew && a.now().Before(used.Leaf.NotAfter) {
 		out, err := a.prove(ctx, used)
@@ -128,10 +163,10 @@ func FirstBoot(ctx context.Context, cfg Config) (Result, error) {
 	}
 	fresh := slot == ""
 	if fresh {
-		slot = map[string]string{"": "A", "A": "B", "B": "A"}[active]
+		slot = other(active)
 	}
 	out, err := a.boot(ctx, slot, fresh, birth, used)
-	if code := refusal(err); !fresh && (code == "identity-revoked" || strings.HasPrefix(code, "device-")) {
+	if code := refusal(err); !fresh && dead(err) {
 		// The key that was left over is of no use any more: it was replaced or
 		// revoked while the device was off. Once, with a new one.
 		a.log.WarnContext(ctx, "left-over key is refused, making a new one", "code", code)
@@ -216,7 +251,7 @@ func (a *agent) enrol(ctx context.Context, as *pair, slot string, key crypto.Sig
 		return nil, err
 	}
 	if got.StatusCode() != http.StatusOK || got.JSON200 == nil {
-		return nil, refused(got.StatusCode(), got.Body)
+		return nil, refused(got.HTTPResponse, got.Body)
 	}
 	// 5. check
 	if err := a.check(got.JSON200, key); err != nil {
@@ -226,11 +261,7 @@ func (a *agent) enrol(ctx context.Context, as *pair, slot string, key crypto.Sig
 	if err := a.cfg.step("store"); err != nil {
 		return nil, err
 	}
-	answer, err := json.MarshalIndent(got.JSON200, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	if err := a.h.store(slot, append([][]byte{got.JSON200.Certificate}, got.JSON200.Chain...), answer); err != nil {
+	if err := a.h.store(slot, append([][]byte{got.JSON200.Certificate}, got.JSON200.Chain...), got.Body); err != nil {
 		return nil, err
 	}
 	next := a.h.load(slot)
@@ -278,7 +309,7 @@ func (a *agent) prove(ctx context.Context, p *pair) (Result, error) {
 	var answer deviceapi.Registration
 	raw, err := os.ReadFile(a.h.path(p.slot, answerFile))
 	if err == nil {
-		err = strictjson.Decode(raw, &answer)
+		err = readMessage(raw, &answer)
 	}
 	if err != nil {
 		return Result{}, ErrDir.Wrap(err, "The slot's registration cannot be read.")
@@ -297,7 +328,7 @@ func (a *agent) prove(ctx context.Context, p *pair) (Result, error) {
 		return Result{}, ErrServer.Wrap(err, "")
 	}
 	if who.StatusCode() != http.StatusOK || who.JSON200 == nil {
-		return Result{}, refused(who.StatusCode(), who.Body)
+		return Result{}, refused(who.HTTPResponse, who.Body)
 	}
 	serial := hex.EncodeToString(p.Leaf.SerialNumber.FillBytes(make([]byte, 20)))
 	if who.JSON200.Serial != serial || who.JSON200.Thing == nil || *who.JSON200.Thing != answer.Thing {
@@ -328,12 +359,20 @@ func (a *agent) dial(ctx context.Context, as *pair) (*tls.Conn, error) {
 	if a.url.Port() == "" {
 		host = net.JoinHostPort(a.url.Hostname(), "443")
 	}
-	d := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.cfg.Roots, ServerName: a.url.Hostname(), Certificates: []tls.Certificate{as.Certificate}, Time: a.now}}
-	conn, err := d.DialContext(ctx, "tcp", host)
+	dial := a.cfg.dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	raw, err := dial(ctx, "tcp", host)
 	if err != nil {
 		return nil, ErrServer.Wrap(err, "")
 	}
-	return conn.(*tls.Conn), nil
+	conn := tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.cfg.Roots, ServerName: a.url.Hostname(), Certificates: []tls.Certificate{as.Certificate}, Time: a.now})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, ErrServer.Wrap(err, "")
+	}
+	return conn, nil
 }
 
 // client speaks over the one connection that it is given: the CSR is bound to
@@ -355,14 +394,18 @@ func (a *agent) client(conn *tls.Conn) (*deviceapi.ClientWithResponses, error) {
 }
 
 // refused turns a problem document into a fault that repeats its code and advice.
-func refused(status int, body []byte) error {
+func refused(r *http.Response, body []byte) error {
+	status, wait := r.StatusCode, time.Duration(0)
+	if n, err := strconv.ParseUint(r.Header.Get("Retry-After"), 10, 24); err == nil {
+		wait = time.Duration(n) * time.Second
+	}
 	d := ErrRefused
 	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
 		d = ErrServer // later may be different
 	}
 	var p deviceapi.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Code == "" {
-		return d.New("It answered with status %d.", status).With("status", status)
+		return d.New("It answered with status %d.", status).With("status", status).After(wait)
 	}
 	detail := p.Title
 	for _, more := range []*string{p.Detail, p.Next} {
@@ -370,12 +413,24 @@ func refused(status int, body []byte) error {
 			detail += " " + *more
 		}
 	}
-	return d.New("%s", detail).With("code", p.Code).With("status", status)
+	return d.New("%s", detail).With("code", p.Code).With("status", status).After(wait)
+}
+
+// dead tells whether the service refused a certificate, or its key, for good. A key is
+// in use when the service bound it, the answer was lost, and the device has another
+// owner since: the new one never gets a certificate for it.
+func dead(err error) bool {
+	switch code := refusal(err); code {
+	case "identity-revoked", "key-in-use", "key-compromised":
+		return true
+	default:
+		return strings.HasPrefix(code, "device-")
+	}
 }
 
 // refusal is the service's code in an error, "" if it refused nothing.
 func refusal(err error) string {
-	if !errors.Is(err, ErrRefused) {
+	if !errors.Is(err, ErrRefused) && !errors.Is(err, mqtt.ErrRejected) {
 		return ""
 	}
 	code, _ := fault.From(err).Members["code"].(string)

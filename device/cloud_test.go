@@ -27,6 +27,7 @@ type cloud struct {
 	desired  map[string]any
 	reported map[string]any
 	jobs     []*cloudJob
+	polls    int // questions whether there is a job
 	change   chan struct{}
 }
 
@@ -120,6 +121,7 @@ func (c *cloud) handle(m mqtt.Message) {
 		accept(map[string]any{"version": c.version, "state": map[string]any{"reported": q.State.Reported}})
 		c.sendDelta()
 	case rest == "jobs/$next/get":
+		c.polls++
 		body := map[string]any{}
 		if j := c.open(); j != nil {
 			body["execution"] = j
@@ -200,11 +202,19 @@ func (c *cloud) desire(raw string) {
 
 // job queues one and tells the device.
 func (c *cloud) job(id, document string) *cloudJob {
+	j := c.queue(id, document)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.publish("$aws/things/"+c.thing+"/jobs/notify-next", map[string]any{"timestamp": 1, "execution": c.open()})
+	return j
+}
+
+// queue queues a job, and nobody hears of it.
+func (c *cloud) queue(id, document string) *cloudJob {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	j := &cloudJob{ID: id, Number: 1, Version: 1, Status: "QUEUED", Document: json.RawMessage(document)}
 	c.jobs = append(c.jobs, j)
-	c.publish("$aws/things/"+c.thing+"/jobs/notify-next", map[string]any{"timestamp": 1, "execution": c.open()})
 	return j
 }
 

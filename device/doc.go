@@ -19,10 +19,17 @@
 //     whenever the device stops. Nothing runs that the owner's list does not
 //     have word for word.
 //
+//   - A new certificate is used only after it connected, and the old one is kept:
+//     cut off at any step of a change of keys, the device has one that works (A50).
+//
+//   - New firmware is in the slot that does not run, and boots for good only after it
+//     was up, connected and well for long enough; else the one before runs again.
+//
 //   - A device never gives its service up, and never comes back at the same
 //     moment as all the others.
 //
 // It imports nothing of the service: only what crosses the wire.
 //
-// Start reading at [FirstBoot], then at [Run].
+// Start reading at [FirstBoot], then at [Run]; a change of keys is in rotate.go,
+// one of firmware in ota.go.
 package device

@@ -14,5 +14,8 @@ var (
 	ErrEndpoint    = fault.Define(fault.Invalid, "agent-endpoint", "The broker's address is not known.", "Give --endpoint HOST:PORT, or the service's directory.")
 	ErrAllowList   = fault.Define(fault.Invalid, "agent-allow-list", "The list of allowed commands cannot be used.", "Write {\"commands\": [{\"command\": [\"/absolute/path\", \"argument\"]}]} into a file that only its owner can change.")
 	ErrState       = fault.Define(fault.Invalid, "agent-state", "The device's settings cannot be kept.", "Look at state.json in the device's directory; without it the device starts with none.")
+	ErrRotation    = fault.Define(fault.Unavailable, "agent-rotation", "The change of keys cannot go on now.", "Look at the free space and the clock of the device; it goes on by itself.")
+	ErrFirmware    = fault.Define(fault.Unavailable, "agent-firmware", "The change of firmware cannot go on now.", "Look at the free space and the network of the device; it goes on by itself.")
+	ErrBundle      = fault.Define(fault.Unavailable, "agent-bundle", "The change of trusted roots cannot go on now.", "Look at the free space and the network of the device; it goes on by itself.")
 	ErrSettings    = fault.Define(fault.Invalid, "agent-settings", "The settings that were asked for cannot be taken.", "Ask for an object of at most 8 KiB that leaves the member device alone.")
 )

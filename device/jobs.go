@@ -31,6 +31,7 @@ func (r *runner) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+		case <-time.After(r.untilRenewal()):
 		}
 		last := ""
 		for ctx.Err() == nil {
@@ -38,11 +39,18 @@ func (r *runner) work(ctx context.Context) {
 			if s == nil {
 				break // the next connection asks again
 			}
-			did, err := r.next(ctx, s, last)
+			did, err := "", r.renewing(ctx, s)
+			if err == nil {
+				did, err = r.next(ctx, s, last)
+			}
+			if errors.Is(err, errTurn) { // the next connection goes on
+				r.session.CompareAndSwap(s, nil)
+				break
+			}
 			if err != nil && ctx.Err() == nil {
 				r.event(Event{Event: EventRefused, Code: codeOf(err), Reason: wordsOf(err)})
 				if s.conn.Err() == nil { // the service is there and has a bad moment
-					time.AfterFunc(r.cfg.Backoff.Wait(6), func() { nudge(r.wake) })
+					time.AfterFunc(laterBy(err, r.cfg.Backoff.Wait(6)), func() { nudge(r.wake) })
 				}
 			}
 			if last = did; err != nil || did == "" {
@@ -68,7 +76,7 @@ func (r *runner) next(ctx context.Context, s *session, last string) (did string,
 	}
 	e := a.Execution
 	if e.Job == "" {
-		return "", nil
+		return "", errors.Join(r.forget(), r.forgetTrust())
 	}
 	// The identifier becomes part of a topic and must not be several levels of it.
 	if len(e.Job) > 64 || strings.ContainsFunc(e.Job, func(c rune) bool {
@@ -91,6 +99,15 @@ func (r *runner) next(ctx context.Context, s *session, last string) (did string,
 //  4. do it;
 //  5. on disk how it ended, and report that.
 func (r *runner) perform(ctx context.Context, s *session, e execution) error {
+	if d, ok := readRotate(e.Document); ok {
+		return r.rotate(ctx, s, e, d)
+	}
+	if d, ok := readFirmware(e.Document); ok && r.cfg.Firmware != nil {
+		return r.updateFirmware(ctx, s, e, d)
+	}
+	if d, ok := readTrust(e.Document); ok {
+		return r.retrust(ctx, s, e, d)
+	}
 	// 1.
 	j, err := loadJournal(r.cfg.Dir)
 	if err != nil {
@@ -193,6 +210,17 @@ func (r *runner) update(ctx context.Context, s *session, e execution, status str
 	}
 	_, err := s.request(context.WithoutCancel(ctx), "jobs/"+e.Job+"/update", body)
 	return err
+}
+
+// ended reports how a change to the device itself ended, which is kept elsewhere than
+// in the journal. A report that the service does not want any more is as good as one
+// that it took.
+func (r *runner) ended(ctx context.Context, s *session, e execution, out outcome) error {
+	if err := r.update(ctx, s, e, out.status, out.details); err != nil {
+		return r.discard(e, err)
+	}
+	r.event(Event{Event: EventJobFinished, Job: e.Job, Status: out.status, Details: out.details})
+	return nil
 }
 
 // discard looks at a report that failed. What the service does not want any

@@ -17,7 +17,6 @@ import (
 
 	"hallmark/hsm"
 	"hallmark/hsm/token"
-	"hallmark/internal/durable"
 )
 
 // Keys opens and makes keys in tokens; [hsm.Keyring] does.
@@ -25,6 +24,12 @@ type Keys interface {
 	Signer(ctx context.Context, uri string) (hsm.Signer, error)
 	Generate(ctx context.Context, uri string, spec hsm.Spec) (hsm.Signer, error)
 }
+
+// algorithms are those of the keys that a device makes; "" is the first.
+var algorithms = map[string]struct {
+	curve elliptic.Curve
+	token hsm.Algorithm
+}{"": {elliptic.P256(), hsm.P256}, "P-256": {elliptic.P256(), hsm.P256}, "P-384": {elliptic.P384(), hsm.P384}}
 
 // scheme is how a reference to a token begins.
 const scheme = "pkcs11:"
@@ -98,11 +103,15 @@ func (k keyring) pair(certFile, keyFile string) (tls.Certificate, error) {
 // create makes a key and leaves it, or its URI, in a file. A URI is on disk
 // before the token is asked: cut off in between, the next run finds no key under
 // it and begins anew, and no key is left that nothing refers to.
-func (k keyring) create(name, slot string) (crypto.Signer, error) {
-	if k.base != "" {
-		return k.inToken(name, slot)
+func (k keyring) create(name, slot, algorithm string, write func(string, []byte, os.FileMode) error) (crypto.Signer, error) {
+	kind, ok := algorithms[algorithm]
+	if !ok {
+		return nil, ErrToken.New("%q is no algorithm for keys here.", algorithm)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if k.base != "" {
+		return k.inToken(name, slot, kind.token, write)
+	}
+	key, err := ecdsa.GenerateKey(kind.curve, rand.Reader)
 	if err != nil {
 		return nil, ErrDir.Wrap(err, "")
 	}
@@ -110,13 +119,13 @@ func (k keyring) create(name, slot string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, ErrDir.Wrap(err, "")
 	}
-	if err := durable.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+	if err := write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		return nil, ErrDir.Wrap(err, "")
 	}
 	return key, nil
 }
 
-func (k keyring) inToken(name, slot string) (crypto.Signer, error) {
+func (k keyring) inToken(name, slot string, algorithm hsm.Algorithm, write func(string, []byte, os.FileMode) error) (crypto.Signer, error) {
 	if k.keys == nil || !strings.HasPrefix(k.base, scheme) {
 		return nil, ErrToken.New("The URI for new keys does not begin with %s.", scheme)
 	}
@@ -125,10 +134,10 @@ func (k keyring) inToken(name, slot string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(name, []byte(uri+"\n"), 0o600); err != nil {
+	if err := write(name, []byte(uri+"\n"), 0o600); err != nil {
 		return nil, ErrDir.Wrap(err, "")
 	}
-	key, err := k.keys.Generate(k.ctx, uri, hsm.Spec{Algorithm: hsm.P256})
+	key, err := k.keys.Generate(k.ctx, uri, hsm.Spec{Algorithm: algorithm})
 	if err != nil {
 		return nil, err
 	}

@@ -3,9 +3,11 @@ package device
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"hallmark/api/deviceapi"
 	"hallmark/device/mqtt"
 	"hallmark/fleet"
+	"hallmark/internal/durable"
 	"hallmark/internal/fault"
 	"hallmark/internal/strictjson"
 )
@@ -34,7 +37,22 @@ type RunConfig struct {
 	Tries   int           // failures in a row after which it gives up; 0 = never
 	Grace   time.Duration // that a running job gets when the agent stops; 0 = 10 s
 
+	// Poll is how often it asks whether a job waits, as the message that tells so can be
+	// lost: after a random time between half and all of it; 0 = half an hour. What the
+	// service answers with a time to wait is asked no sooner.
+	Poll time.Duration
+
+	Renewal   string // how a new certificate is asked for: "" = over MQTT, else HTTPS; "https"; "est"
+	NoRenewal bool   // only when a job asks, never by itself
+
+	Firmware *Firmware // nil: it takes none
+
 	Event func(Event) // called for what happens, one at a time; may be nil
+	// Online is called with each connection once it works, for what the product itself
+	// has to say; the connection ends when its Done says so. It must not block.
+	Online func(*mqtt.Conn)
+
+	askAfter time.Duration // for the window the first time; tests
 }
 
 // The kinds of events.
@@ -48,7 +66,9 @@ const (
 	EventJobStarted   = "job-started"   // or resumed
 	EventJobFinished  = "job-finished"  // and reported
 	EventJobDiscarded = "job-discarded" // the service does not want its result any more
+	EventFallback     = "fallback"      // a certificate did not connect, the other one is used
 	EventReboot       = "reboot"        // simulated
+	EventFirmware     = "firmware"      // an image is on trial, or did well
 	EventStopped      = "stopped"
 )
 
@@ -74,6 +94,7 @@ type Event struct {
 
 // runner is a running device.
 type runner struct {
+	ctx   context.Context // of the run
 	cfg   RunConfig
 	now   func() time.Time
 	log   *slog.Logger
@@ -82,14 +103,33 @@ type runner struct {
 
 	eventMu sync.Mutex
 	tls     *tls.Config // of the certificate in use
+	placed  string      // of the place for which it was made
 	serial  string      // of it
 	slot    string
 	thing   string
+	leaf    *x509.Certificate // of it
+	window  *window           // in which the service wants it renewed
+
+	rotationMu sync.Mutex
+	rotation   *rotation    // as it is on disk; nil if there never was one
+	active     string       // slot in use, as it is on disk
+	instead    string       // slot that is tried because the one in use is refused
+	refused    int          // times in a row
+	notBefore  atomic.Int64 // ms; no new certificate is asked for before
+
+	trustMu   sync.Mutex
+	trust     *trust // as it is on disk; nil if no job ever changed the bundle
+	unreached int    // connections in a row that did not come up, but for the service's own word
+
+	slots  slots                             // of firmware
+	blocks atomic.Pointer[chan mqtt.Message] // of the file stream that is read
+	due    atomic.Bool                       // a reboot, before the next connection
 
 	requests mqtt.Requests
 	session  atomic.Pointer[session] // the connection that works, if there is one
 	wake     chan struct{}           // there may be a job
 	reboot   chan struct{}           // a job asks for it
+	turn     chan struct{}           // the next connection is to use another certificate
 	boots    atomic.Int64
 	idle     chan struct{} // closed when no job will run any more
 }
@@ -99,7 +139,15 @@ type runner struct {
 // get better by waiting ends it too: a directory or an identity that cannot be
 // used, and, if Tries says so, a service that stays away.
 func Run(ctx context.Context, cfg RunConfig) error {
-	r := &runner{cfg: cfg, now: cfg.Now, log: cfg.Log, wake: make(chan struct{}, 1), reboot: make(chan struct{}), idle: make(chan struct{})}
+	r := &runner{cfg: cfg, now: cfg.Now, log: cfg.Log, wake: make(chan struct{}, 1), reboot: make(chan struct{}), turn: make(chan struct{}, 1), idle: make(chan struct{})}
+	r.ctx, r.slots.changed = ctx, make(chan struct{}, 1)
+	r.cfg.hook()
+	if r.cfg.step == nil {
+		r.cfg.step = func(string) error { return nil }
+	}
+	if r.cfg.write == nil {
+		r.cfg.write = durable.WriteFile
+	}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -112,19 +160,36 @@ func Run(ctx context.Context, cfg RunConfig) error {
 	if cfg.Endpoint == "" {
 		return ErrEndpoint.New("")
 	}
-	if err := r.take(); err != nil {
+	err := r.take()
+	if err != nil {
 		return err
 	}
 	defer r.lock.Close()
 	if err := r.boot(); err != nil {
 		return err
 	}
+	if r.rotation, err = loadRotation(cfg.Dir); err != nil {
+		return err
+	}
+	if r.trust, err = loadTrust(cfg.Dir); err != nil {
+		return err
+	}
+	if r.trust != nil {
+		r.exportTrust()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	r.ctx = ctx
 	go r.work(ctx)
-	err := r.live(ctx)
+	if cfg.Server != "" && !cfg.NoRenewal {
+		go r.askWindow(ctx)
+	}
+	watched := make(chan struct{})
+	go func() { defer close(watched); r.watchImage(ctx) }()
+	err = r.live(ctx)
 	cancel()
 	<-r.idle
+	<-watched
 	if err == nil {
 		r.event(Event{Event: EventStopped})
 	}
@@ -153,12 +218,13 @@ func (r *runner) boot() error {
 		return err
 	}
 	s.Boots++
-	if err := s.save(r.cfg.Dir); err != nil {
-		return err
+	if err := s.save(r.cfg.Dir); err != nil { // a full disk must not keep it from its service
+		r.event(Event{Event: EventRefused, Code: codeOf(err), Reason: wordsOf(err)})
 	}
 	r.state = s
 	r.boots.Store(int64(s.Boots))
-	return nil
+	r.due.Store(false)
+	return r.bootImage(r.ctx)
 }
 
 // errReboot ends a connection because the device starts anew.
@@ -168,6 +234,12 @@ var errReboot = errors.New("reboot")
 func (r *runner) live(ctx context.Context) error {
 	failures := 0
 	for ctx.Err() == nil {
+		if r.due.Load() {
+			if err := r.boot(); err != nil {
+				return err
+			}
+			r.event(Event{Event: EventReboot, Boots: r.state.Boots})
+		}
 		up, err := r.once(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -178,8 +250,16 @@ func (r *runner) live(ctx context.Context) error {
 			}
 			r.event(Event{Event: EventReboot, Boots: r.state.Boots})
 			continue
-		case hopeless(err):
+		case errors.Is(err, errTurn):
+			continue
+		case hopeless(err) && !errors.Is(err, errTried):
 			return err
+		}
+		if reached(err) && !errors.Is(err, errTried) {
+			r.turnedAway(ctx)
+		}
+		if r.unreached++; up > 0 || reached(err) {
+			r.unreached = 0
 		}
 		kind := EventFailed
 		// A connection that held proves that the service is well.
@@ -235,14 +315,42 @@ func wordsOf(err error) string {
 // was connected.
 func (r *runner) once(ctx context.Context) (up time.Duration, err error) {
 	// 1. a certificate that works
-	if err := r.identify(ctx); err != nil {
+	t, to := r.trial(), r.trustTrial()
+	if to != nil {
+		if err := r.cfg.step("trust-trial"); err != nil {
+			return 0, err
+		}
+		defer func() {
+			if ctx.Err() == nil && up == 0 && !errors.Is(err, errTurn) {
+				r.missedTrust(err, stepTrial)
+				err = errors.Join(errTried, err)
+			}
+		}()
+	}
+	if t != nil {
+		if err := r.cfg.step("rotate-trial"); err != nil {
+			return 0, err
+		}
+		defer func() {
+			if ctx.Err() == nil && up == 0 && !errors.Is(err, errTurn) {
+				r.missed(err)
+				err = errors.Join(errTried, err)
+			}
+		}()
+	}
+	select {
+	case <-r.turn: // of the connection before
+	default:
+	}
+	at := r.where(to)
+	if err := r.identify(ctx, t, at); err != nil {
 		return 0, err
 	}
 	// 2. the connection. It outlives ctx for a little: a job reports over it.
-	s := &session{r: r, thing: r.thing, deltas: make(chan delta, 8), sync: make(chan struct{}, 1)}
+	s := &session{r: r, thing: r.thing, slot: r.slot, deltas: make(chan delta, 8), sync: make(chan struct{}, 1)}
 	c, err := mqtt.Dial(ctx, mqtt.Config{
-		Addr: r.cfg.Endpoint, TLS: r.tls, ClientID: r.thing, Version: r.cfg.Version, KeepAlive: r.cfg.KeepAlive, Timeout: r.cfg.Timeout,
-		Persistent: true, OnMessage: s.message,
+		Addr: at.endpoint, TLS: r.tls, ClientID: r.thing, Version: r.cfg.Version, KeepAlive: r.cfg.KeepAlive, Timeout: r.cfg.Timeout,
+		Persistent: true, OnMessage: s.message, Dial: r.cfg.dial,
 	})
 	if err != nil {
 		return 0, err
@@ -254,53 +362,86 @@ func (r *runner) once(ctx context.Context) (up time.Duration, err error) {
 	if err := s.subscribe(ctx); err != nil {
 		return 0, err
 	}
+	// The service let it in: what was on trial is used from now on.
+	if err := r.promote(); err != nil {
+		return 0, err
+	}
+	if to != nil {
+		if err := r.promoteTrust(); err != nil {
+			return 0, err
+		}
+	}
+	r.refused = 0
 	r.session.Store(s)
 	defer r.session.CompareAndSwap(s, nil)
-	r.event(Event{Event: EventConnected, Endpoint: r.cfg.Endpoint, Serial: r.serial, Slot: r.slot, Session: c.SessionPresent, Resumed: c.Resumed, Boots: r.state.Boots})
+	r.event(Event{Event: EventConnected, Endpoint: at.endpoint, Serial: r.serial, Slot: r.slot, Session: c.SessionPresent, Resumed: c.Resumed, Boots: r.state.Boots})
+	nudge(r.wake) // a change of keys may go on
+	if r.cfg.Online != nil {
+		r.cfg.Online(c)
+	}
 	// 4. its life
 	err = s.serve(ctx)
 	return max(time.Since(began), 1), err
 }
 
-// identify makes sure of a certificate: the one in use, or a first boot.
-func (r *runner) identify(ctx context.Context) error {
-	h, err := openHome(r.cfg.Dir)
+// identify makes sure of a certificate: the one that is to be tried, the one in
+// use, or a first boot.
+func (r *runner) identify(ctx context.Context, t *rotation, at place) error {
+	h, err := r.open()
 	if err != nil {
 		return err
 	}
-	h.keys = keyring{ctx, r.cfg.Keys, r.cfg.KeyURI}
 	used, err := h.active()
+	if err == nil && used != nil {
+		r.active = used.slot
+		want := r.instead
+		if t != nil {
+			want = t.To
+		}
+		if want != "" && want != used.slot {
+			next := h.load(want)
+			if next == nil {
+				h.close()
+				return ErrCertificate.New("Slot %s cannot be read.", want)
+			}
+			used = next
+		}
+	}
 	h.close()
 	if err != nil {
 		return err
 	}
-	if used == nil || !r.now().Before(used.Leaf.NotAfter) {
-		if r.cfg.Server == "" {
+	if used == nil || t == nil && !r.now().Before(used.Leaf.NotAfter) {
+		base := r.base()
+		if base.Server == "" {
 			return ErrIdentity.New("It has no certificate that is valid, and no URL to get one from.")
 		}
-		out, err := FirstBoot(ctx, r.cfg.Config)
+		out, err := FirstBoot(ctx, base)
 		if err != nil {
 			return err
 		}
-		if h, err = openHome(r.cfg.Dir); err != nil {
+		if h, err = r.open(); err != nil {
 			return err
 		}
-		h.keys = keyring{ctx, r.cfg.Keys, r.cfg.KeyURI}
 		used, err = h.active()
 		h.close()
 		if err != nil || used == nil {
 			return ErrDir.Wrap(err, "The certificate cannot be read back.")
 		}
+		r.active, r.instead = used.slot, ""
 		r.event(Event{Event: EventRegistered, Thing: out.Thing, Serial: out.Serial, Slot: out.Slot})
 	}
 	serial := hex.EncodeToString(used.Leaf.SerialNumber.FillBytes(make([]byte, 20)))
-	if serial == r.serial {
+	if serial == r.serial && used.slot == r.slot && at.key == r.placed {
 		return nil // with its TLS session
 	}
-	var answer deviceapi.Registration
+	var answer struct {
+		deviceapi.Registration
+		Renew *window `json:"renew"`
+	}
 	raw, err := os.ReadFile(h.path(used.slot, answerFile))
 	if err == nil {
-		err = strictjson.Decode(raw, &answer)
+		err = readMessage(raw, &answer)
 	}
 	if err != nil {
 		return ErrDir.Wrap(err, "The slot's registration cannot be read.")
@@ -309,12 +450,67 @@ func (r *runner) identify(ctx context.Context) error {
 	if _, err := fleet.ParseThingName(answer.Thing); err != nil {
 		return ErrDir.Wrap(err, "The slot's registration has no name of a thing.")
 	}
-	r.tls = mqtt.TLS(used.Certificate, r.cfg.Roots, r.cfg.ServerName)
+	r.tls, r.placed = mqtt.TLS(used.Certificate, at.roots, at.serverName), at.key
 	r.tls.Time = r.now
 	r.eventMu.Lock()
-	r.serial, r.slot, r.thing = serial, used.slot, answer.Thing
+	r.serial, r.slot, r.thing, r.leaf, r.window = serial, used.slot, answer.Thing, used.Leaf, answer.Renew
 	r.eventMu.Unlock()
 	return nil
+}
+
+// errTurn ends a connection because the next one uses another certificate, and
+// errTried says that the certificate that failed is one that was only tried.
+var (
+	errTurn  = errors.New("another certificate")
+	errTried = errors.New("a certificate on trial")
+)
+
+// refusals is how often the service refuses a certificate before another way is
+// looked for: a broker that is being repaired refuses for a moment too.
+const refusals = 5
+
+// turnedAway is called when the certificate in use was refused. If that goes on,
+// it tries the other slot's, and after that asks the service's device door what
+// is wrong, and registers anew with the birth certificate if that is the answer.
+func (r *runner) turnedAway(ctx context.Context) {
+	if r.refused++; r.refused < refusals {
+		return
+	}
+	r.refused = 0
+	h, err := r.open()
+	if err != nil {
+		return
+	}
+	used, err := h.active()
+	var way *pair
+	if err == nil && used != nil && r.instead == "" {
+		way = h.load(other(used.slot))
+	}
+	h.close()
+	if way != nil && r.now().Before(way.Leaf.NotAfter) {
+		r.instead = way.slot
+		r.event(Event{Event: EventFallback, Slot: way.slot, Code: "refused"})
+		return
+	}
+	r.instead = ""
+	again := r.base()
+	if again.Server == "" {
+		return
+	}
+	again.again = true
+	out, err := FirstBoot(ctx, again)
+	if err != nil {
+		r.event(Event{Event: EventRefused, Code: codeOf(err), Reason: wordsOf(err)})
+	} else if !out.Resumed {
+		r.event(Event{Event: EventRegistered, Thing: out.Thing, Serial: out.Serial, Slot: out.Slot})
+	}
+}
+
+// reached tells whether a failure to connect is the service's word about the
+// device, and not the network's about the service.
+func reached(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, mqtt.ErrRefused) || errors.Is(err, mqtt.ErrSubscribe) || errors.As(err, &op) && op.Op == "remote error"
 }
 
 // event tells what happened, to the log and to whoever listens.

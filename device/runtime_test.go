@@ -119,6 +119,25 @@ func (l *life) event(kind string, n int) Event {
 	}
 }
 
+// The message that tells of a job can be lost.
+func TestRun_AsksForJobsThatItWasNotToldOf(t *testing.T) {
+	b := mosquittotest.Start(t)
+	c := newCloud(t, b, "lamp-1")
+	cfg := registered(t, b, "lamp-1")
+	cfg.Poll = 200 * time.Millisecond
+	l := begin(t, cfg)
+	l.event(EventConnected, 1)
+	for i, id := range []string{"one", "two"} {
+		c.until("it asks by itself", func() bool { return c.polls > 3*(i+1) }) // once when it connected
+		if status, details := c.ended(c.queue(id, `{"operation":"echo","message":"hello"}`)); status != succeeded {
+			t.Errorf("%s is %s %v", id, status, details)
+		}
+	}
+	if d := (&RunConfig{}).pollWait(); d < 15*time.Minute || d > 30*time.Minute {
+		t.Errorf("it asks every %s", d)
+	}
+}
+
 func TestRun_TakesSettingsAndReportsThem(t *testing.T) {
 	b := mosquittotest.Start(t)
 	for name, version := range map[string]byte{"MQTT 3.1.1": mqtt.V311, "MQTT 5": mqtt.V5} {

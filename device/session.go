@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"time"
 
 	"hallmark/device/mqtt"
@@ -15,6 +16,7 @@ type session struct {
 	r     *runner
 	conn  *mqtt.Conn
 	thing string
+	slot  string // whose certificate it uses
 
 	deltas  chan delta
 	sync    chan struct{} // deltas were missed: ask for the whole shadow
@@ -52,6 +54,13 @@ func (s *session) topic(rest string) string { return "$aws/things/" + s.thing + 
 // message is called by the connection.
 func (s *session) message(m mqtt.Message) {
 	if s.r.requests.Deliver(m) {
+		return
+	}
+	if ch := s.r.blocks.Load(); ch != nil && strings.HasPrefix(m.Topic, s.topic("streams/")) {
+		select {
+		case *ch <- m:
+		default: // it is asked for again
+		}
 		return
 	}
 	switch m.Topic {
@@ -92,16 +101,29 @@ func (s *session) serve(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}
+	poll := time.NewTimer(s.r.cfg.pollWait())
+	defer poll.Stop()
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
 			s.leave()
 			return nil
+		case <-poll.C:
+			wait := s.r.cfg.pollWait()
+			if err = s.pending(ctx); err != nil {
+				wait = max(wait, laterBy(err, 0))
+			}
+			poll.Reset(wait)
+			err = s.tolerate(err)
 		case <-s.conn.Done():
 			return s.conn.Err()
 		case <-s.r.reboot:
 			return errReboot
+		case <-s.r.turn:
+			if t := s.r.trial(); t != nil && t.To != s.slot || s.r.trustTrial() != nil {
+				return errTurn
+			}
 		case <-s.sync:
 			err = s.refresh(ctx)
 		case d := <-s.deltas:
@@ -111,6 +133,15 @@ func (s *session) serve(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// pollWait is the time until it asks for jobs again.
+func (c *RunConfig) pollWait() time.Duration {
+	d := c.Poll
+	if d <= 0 {
+		d = 30 * time.Minute
+	}
+	return d/2 + Random(d/2)
 }
 
 // refresh brings everything into step: what was asked for while the device did
@@ -201,8 +232,9 @@ func (s *session) change(ctx context.Context, d delta) error {
 	}
 	next := s.r.state
 	next.Settings = after
-	if err := next.save(s.r.cfg.Dir); err != nil {
-		return err
+	if err := next.save(s.r.cfg.Dir); err != nil { // it stays in the shadow's delta
+		s.r.event(Event{Event: EventRefused, Code: codeOf(err), Reason: wordsOf(err)})
+		return nil
 	}
 	s.r.state = next
 	s.r.event(Event{Event: EventSettings, Settings: reported})
@@ -211,9 +243,11 @@ func (s *session) change(ctx context.Context, d delta) error {
 
 // whole is the device as it is: its settings, and what it says of itself.
 func (s *session) whole() map[string]any {
-	return merge(s.r.state.Settings, map[string]any{factsMember: map[string]any{
-		"boots": s.r.state.Boots, "serial": s.r.serial, "slot": s.r.slot,
-	}})
+	facts := map[string]any{"boots": s.r.state.Boots, "serial": s.r.serial, "slot": s.r.slot}
+	if s.r.cfg.Firmware != nil {
+		facts["firmware"] = s.r.firmwareFacts()
+	}
+	return merge(s.r.state.Settings, map[string]any{factsMember: facts})
 }
 
 func (s *session) report(ctx context.Context, reported map[string]any) error {

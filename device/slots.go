@@ -28,6 +28,10 @@ type home struct {
 	dir  string
 	lock *os.File
 	keys keyring
+	// algorithm of new keys; "" = P-256
+	algorithm string
+	// write replaces a file as one step.
+	write func(name string, data []byte, perm os.FileMode) error
 }
 
 const (
@@ -56,12 +60,18 @@ func openHome(dir string) (*home, error) {
 		lock.Close()
 		return nil, ErrBusy.Wrap(err, "")
 	}
-	return &home{dir: dir, lock: lock}, nil
+	return &home{dir: dir, lock: lock, write: durable.WriteFile}, nil
 }
 
 func (h *home) close() { h.lock.Close() }
 
 func (h *home) path(slot, file string) string { return filepath.Join(h.dir, "slots", slot, file) }
+
+// has tells whether a slot has a file.
+func (h *home) has(slot, file string) bool {
+	_, err := os.Stat(h.path(slot, file))
+	return err == nil
+}
 
 // pair is a key with its certificate.
 type pair struct {
@@ -130,7 +140,7 @@ func (h *home) key(slot string, fresh bool) (crypto.Signer, error) {
 	if err := durable.SyncDir(filepath.Join(h.dir, "slots", slot)); err != nil {
 		return nil, ErrDir.Wrap(err, "")
 	}
-	k, err := h.keys.create(name, slot)
+	k, err := h.keys.create(name, slot, h.algorithm, h.write)
 	if err != nil {
 		return nil, err
 	}
@@ -147,10 +157,8 @@ func (h *home) waiting(active string) string {
 		if slot == active {
 			continue
 		}
-		if _, err := os.Stat(h.path(slot, keyFile)); err == nil {
-			if _, err := os.Stat(h.path(slot, retiredFile)); err != nil {
-				return slot
-			}
+		if h.has(slot, keyFile) && !h.has(slot, retiredFile) {
+			return slot
 		}
 	}
 	return ""
@@ -159,10 +167,10 @@ func (h *home) waiting(active string) string {
 // store keeps what the service answered: the answer, then the certificate,
 // whose presence says that the slot is complete.
 func (h *home) store(slot string, chain [][]byte, answer []byte) error {
-	if err := durable.WriteFile(h.path(slot, answerFile), answer, 0o600); err != nil {
+	if err := h.write(h.path(slot, answerFile), answer, 0o600); err != nil {
 		return ErrDir.Wrap(err, "")
 	}
-	if err := durable.WriteFile(h.path(slot, certFile), pemOf(chain), 0o644); err != nil {
+	if err := h.write(h.path(slot, certFile), pemOf(chain), 0o644); err != nil {
 		return ErrDir.Wrap(err, "")
 	}
 	return nil
@@ -171,13 +179,12 @@ func (h *home) store(slot string, chain [][]byte, answer []byte) error {
 // activate makes a slot the one in use. The slot before is retired first, not
 // wiped: cut off in between, the new one is still the one that waits.
 func (h *home) activate(slot string) error {
-	other := map[string]string{"A": "B", "B": "A"}[slot]
-	if _, err := os.Stat(h.path(other, keyFile)); err == nil {
-		if err := durable.WriteFile(h.path(other, retiredFile), nil, 0o644); err != nil {
+	if before := other(slot); h.has(before, keyFile) {
+		if err := h.write(h.path(before, retiredFile), nil, 0o644); err != nil {
 			return ErrDir.Wrap(err, "")
 		}
 	}
-	if err := durable.WriteFile(filepath.Join(h.dir, "slots", "active"), []byte(slot+"\n"), 0o644); err != nil {
+	if err := h.write(filepath.Join(h.dir, "slots", "active"), []byte(slot+"\n"), 0o644); err != nil {
 		return ErrDir.Wrap(err, "")
 	}
 	return nil
@@ -192,14 +199,16 @@ func (h *home) export(slot string, trust [][]byte) error {
 	}{{keyFile, "ldevid.key", 0o600}, {certFile, "ldevid.pem", 0o644}, {answerFile, answerFile, 0o600}} {
 		b, err := os.ReadFile(h.path(slot, c.from))
 		if err == nil {
-			err = durable.WriteFile(filepath.Join(h.dir, c.to), b, c.perm)
+			err = h.write(filepath.Join(h.dir, c.to), b, c.perm)
 		}
 		if err != nil {
 			return ErrDir.Wrap(err, "")
 		}
 	}
-	if len(trust) > 0 {
-		if err := durable.WriteFile(filepath.Join(h.dir, "trust.pem"), pemOf(trust), 0o644); err != nil {
+	// Once a job changed the bundle, only jobs do: what came with a certificate long
+	// ago must not bring back a root that was removed since.
+	if _, err := os.Stat(filepath.Join(h.dir, trustFile)); len(trust) > 0 && errors.Is(err, fs.ErrNotExist) {
+		if err := h.write(filepath.Join(h.dir, "trust.pem"), pemOf(trust), 0o644); err != nil {
 			return ErrDir.Wrap(err, "")
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"hallmark/broker/brokertest"
+	"hallmark/internal/freeport"
 )
 
 // Broker is a running mosquitto.
@@ -61,13 +62,11 @@ func Start(t testing.TB, others ...*x509.Certificate) *Broker {
 		t.Skip("apt-get install mosquitto")
 	}
 	b := &Broker{t: t, PKI: brokertest.New()}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Take(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Addr = l.Addr().String()
-	_, port, _ := net.SplitHostPort(b.Addr)
-	l.Close()
+	b.Addr = fmt.Sprintf("127.0.0.1:%d", port)
 	dir := t.TempDir()
 	server := b.PKI.Server().Certificates[0]
 	key, err := x509.MarshalPKCS8PrivateKey(server.PrivateKey)
@@ -96,7 +95,7 @@ func Start(t testing.TB, others ...*x509.Certificate) *Broker {
 		t.Fatal(err)
 	}
 	b.config = filepath.Join(dir, "mosquitto.conf")
-	text := fmt.Sprintf("listener %s 127.0.0.1\ncafile %[2]s/ca.pem\ncertfile %[2]s/cert.pem\nkeyfile %[2]s/key.pem\nrequire_certificate true\nuse_identity_as_username true\nallow_anonymous true\npersistence true\npersistence_location %[2]s/\nuser root\nlog_dest stderr\nlog_type all\nmax_connections -1\n", port, dir)
+	text := fmt.Sprintf("listener %d 127.0.0.1\ncafile %[2]s/ca.pem\ncertfile %[2]s/cert.pem\nkeyfile %[2]s/key.pem\nrequire_certificate true\nuse_identity_as_username true\nallow_anonymous true\npersistence true\npersistence_location %[2]s/\nuser root\nlog_dest stderr\nlog_type all\nmax_connections -1\n", port, dir)
 	if err := os.WriteFile(b.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"hallmark/broker/brokertest"
 	"hallmark/device/mosquittotest"
+	"hallmark/internal/freeport"
 )
 
 // both runs a test with each version of the protocol.
@@ -173,17 +174,16 @@ func TestConn_WillAndTakeover(t *testing.T) {
 // What goes wrong at the door has a stable word, and never a connection.
 func TestDial_SaysWhyNot(t *testing.T) {
 	b := mosquittotest.Start(t)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	closed, err := freeport.Take(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed.Close()
 	other := brokertest.New()
 	for name, c := range map[string]struct {
 		change func(*Config)
 		want   string
 	}{
-		"nobody listens":   {func(c *Config) { c.Addr = closed.Addr().String() }, "dial-port-closed"},
+		"nobody listens":   {func(c *Config) { c.Addr = fmt.Sprintf("127.0.0.1:%d", closed) }, "dial-port-closed"},
 		"another root":     {func(c *Config) { c.TLS = TLS(b.PKI.Device("x"), other.Pool(), "localhost") }, "dial-tls-unknown-root"},
 		"another name":     {func(c *Config) { c.TLS = TLS(b.PKI.Device("x"), b.PKI.Pool(), "elsewhere") }, "dial-tls-wrong-name"},
 		"a foreign device": {func(c *Config) { c.TLS = TLS(other.Device("x"), b.PKI.Pool(), "localhost") }, "lost-"}, // with the alert, or its connection reset first

@@ -121,6 +121,7 @@ func rejection(topic string, payload []byte) error {
 	var a struct {
 		Code    any    `json:"code"`
 		Message string `json:"message"`
+		Retry   int64  `json:"retryAfterSeconds"`
 	}
 	_ = json.Unmarshal(payload, &a)
 	code := ""
@@ -131,5 +132,5 @@ func rejection(topic string, payload []byte) error {
 		b, _ := json.Marshal(v)
 		code = string(b)
 	}
-	return ErrRejected.New("%s: %s %s", printable(topic), code, printable(a.Message)).With("code", code).With("message", printable(a.Message))
+	return ErrRejected.New("%s: %s %s", printable(topic), code, printable(a.Message)).With("code", code).With("message", printable(a.Message)).After(time.Duration(min(max(a.Retry, 0), 1<<24)) * time.Second)
 }

@@ -16,6 +16,7 @@ import (
 type Device struct {
 	Thing       string // and client identifier: the certificate's common name
 	Certificate tls.Certificate
+	Dir         string // of the device, if it came from one
 }
 
 // maxBundle bounds what is read into memory: some 500,000 devices.
@@ -156,6 +157,7 @@ func LoadDir(dir string, n int) (devices []Device, without []string, err error) 
 		if err != nil {
 			return nil, nil, err
 		}
+		d[0].Dir = home
 		devices = append(devices, d[0])
 	}
 	return devices, without, nil

@@ -3,6 +3,8 @@ package simulate
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +18,7 @@ type simulated struct {
 	s     *simulation
 	thing string
 	tls   *tls.Config // with its session ticket, over all its connections
+	agent *agent      // nil: it keeps its certificate
 
 	mu    sync.Mutex
 	conn  *mqtt.Conn // nil while it has none
@@ -24,12 +27,26 @@ type simulated struct {
 }
 
 func newSimulated(s *simulation, d Device) *simulated {
+	if s.agents != nil {
+		out := &simulated{s: s, thing: d.Thing}
+		out.agent = &agent{d: out, dir: d.Dir, streams: map[net.Conn]bool{}, waiting: map[uint64]*mqtt.Conn{}}
+		if s.agents.Fault != nil {
+			out.agent.faults = slices.Clone(s.agents.Fault(len(s.devices)))
+		}
+		return out
+	}
 	c := mqtt.TLS(d.Certificate, s.cfg.Roots, s.cfg.ServerName)
 	return &simulated{s: s, thing: d.Thing, tls: c}
 }
 
 // begin lets the device live until the simulation's context ends.
-func (d *simulated) begin() { d.s.wg.Go(d.live) }
+func (d *simulated) begin() {
+	if d.agent != nil {
+		d.s.wg.Go(d.agent.live)
+		return
+	}
+	d.s.wg.Go(d.live)
+}
 
 func (d *simulated) live() {
 	ctx := d.s.ctx

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,6 +39,8 @@ type Config struct {
 	Duration  time.Duration // of the run after the last stage; 0 = until the context ends
 	Reconnect bool          // after it, drop all connections and connect again at once
 	Backoff   device.Backoff
+
+	Agents *Agents // nil: devices keep their certificates and obey nobody
 
 	Progress func(Figures) // called every second; may be nil
 }
@@ -84,12 +87,14 @@ type Result struct {
 	Shadows   uint64            `json:"shadow_updates"`
 	Errors    map[string]uint64 `json:"errors"`
 	KBDevice  float64           `json:"heap_kb_per_device"` // of this process
+	Agents    *AgentFigures     `json:"agents,omitempty"`
 }
 
 // simulation is a run.
 type simulation struct {
 	cfg     Config
 	devices []*simulated
+	agents  *agents // nil without
 	dials   chan struct{}
 	ctx     context.Context
 	began   time.Time
@@ -108,6 +113,7 @@ type simulation struct {
 	recentMu            sync.Mutex
 	recentAck, recentUp *latency
 	phase               atomic.Pointer[string]
+	quiet               atomic.Bool // agents make no new messages
 
 	errMu sync.Mutex
 	errs  map[string]uint64
@@ -131,6 +137,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stopReports := s.reports()
+	s.probe()
 	var out Result
 	// 1. Up, in stages.
 	done := 0
@@ -165,6 +172,10 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		storm := s.stage(ctx, 0, len(s.devices), s.dropAll)
 		out.Storm = &storm
 	}
+	if s.agents != nil {
+		s.say("drain")
+		s.drain(ctx)
+	}
 	// 4. What is left of it.
 	var after runtime.MemStats
 	runtime.GC()
@@ -174,6 +185,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	out.KBDevice = float64(int64(after.HeapInuse+after.StackInuse)-int64(before.HeapInuse+before.StackInuse)) / 1024 / float64(len(s.devices))
 	out.Seconds = time.Since(s.began).Seconds()
 	stopReports()
+	out.Agents = s.agentFigures()
 	cancel()
 	s.wg.Wait()
 	out.Connects, out.Resumed, out.Lost = s.connects.Load(), s.resumed.Load(), s.lost.Load()
@@ -219,12 +231,21 @@ func prepare(cfg Config) (*simulation, error) {
 	}
 	s := &simulation{cfg: cfg, dials: make(chan struct{}, cfg.Dials), began: time.Now(), ack: new(latency), recentAck: new(latency), recentUp: new(latency), errs: map[string]uint64{}, moved: make(chan struct{}, 1)}
 	s.connect.Store(new(latency))
+	if cfg.Agents != nil {
+		if cfg.Agents.Probe < 0 || cfg.Agents.Probe > 10_000 || cfg.Agents.Probe > 0 && cfg.Agents.Server == "" || cfg.Shadow > 0 {
+			return nil, ErrConfig.New("A probe asks the device listener, 0 to 10000 times a second; agents report no state of their own.")
+		}
+		s.agents = &agents{Agents: *cfg.Agents, jobs: map[string]uint64{}, faults: map[string]uint64{}, refused: []string{}}
+	}
 	seen := map[string]bool{}
 	for _, d := range cfg.Devices {
 		if seen[d.Thing] {
 			return nil, ErrDevices.New("%s is there twice: the two would drive each other out.", d.Thing)
 		}
 		seen[d.Thing] = true
+		if s.agents != nil && d.Dir == "" {
+			return nil, ErrDevices.New("%s has no directory, which an agent needs.", d.Thing)
+		}
 		s.devices = append(s.devices, newSimulated(s, d))
 	}
 	return s, nil
@@ -260,6 +281,41 @@ func (s *simulation) dropAll() {
 	for _, d := range s.devices {
 		d.drop()
 	}
+}
+
+// drainFor is how long agents get for what is not acknowledged at the end.
+const drainFor = 30 * time.Second
+
+// drain stops what agents publish, and waits until the service has it all.
+func (s *simulation) drain(ctx context.Context) {
+	s.quiet.Store(true)
+	for end := time.Now().Add(drainFor); time.Now().Before(end) && ctx.Err() == nil; wait(ctx, 20*time.Millisecond) {
+		left := 0
+		for _, d := range s.devices {
+			if n := d.agent.unsent(); n > 0 {
+				left += n
+				d.agent.publish()
+			}
+		}
+		if left == 0 {
+			return
+		}
+	}
+}
+
+func (s *simulation) agentFigures() *AgentFigures {
+	a := s.agents
+	if a == nil {
+		return nil
+	}
+	a.mu.Lock()
+	out := &AgentFigures{Jobs: maps.Clone(a.jobs), Faults: maps.Clone(a.faults), Refused: slices.Clone(a.refused)}
+	a.mu.Unlock()
+	out.Fallbacks, out.Registers, out.Probes, out.Missed, out.Locked = a.fallbacks.Load(), a.registers.Load(), a.probes.Load(), a.missed.Load(), a.locked.Load()
+	for _, d := range s.devices {
+		out.Unsent += uint64(d.agent.unsent())
+	}
+	return out
 }
 
 func wait(ctx context.Context, d time.Duration) {

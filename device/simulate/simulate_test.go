@@ -201,7 +201,7 @@ func TestRun_TellsWhatFails(t *testing.T) {
 	other := brokertest.New()
 	devices := append(devicesOf(t, b.PKI, 3), func() Device {
 		c := other.Device("stranger")
-		return Device{"stranger", c}
+		return Device{Thing: "stranger", Certificate: c}
 	}())
 	cfg := Config{Endpoint: b.Addr, ServerName: "localhost", Roots: b.PKI.Pool(), Devices: devices, Patience: 500 * time.Millisecond, Duration: 10 * time.Millisecond, Stages: []int{100}, Backoff: device.Backoff{Min: 10 * time.Millisecond, Max: 50 * time.Millisecond}}
 	out, err := Run(t.Context(), cfg)
