@@ -10,7 +10,7 @@ import (
 	"hallmark/ca/profile"
 )
 
-var _ ca.Authorities = (*DB)(nil)
+var _ ca.EndStore = (*DB)(nil)
 
 // authorityMAC covers what a database writer must not change (S32).
 func (db *DB) authorityMAC(a *ca.Authority) []byte {
@@ -54,8 +54,12 @@ func (db *DB) CreateAuthority(ctx context.Context, a ca.Authority) error {
 		if err == nil && n == 0 {
 			return ca.ErrAuthorityExists.New("%s.", a.Name)
 		}
+		if err != nil {
+			return err
+		}
 		txFrom(ctx).reseal("authorities", a.Name, nil, mac)
-		return err
+		db.authoritiesMoved(ctx)
+		return db.declareFirst(ctx, &a, true)
 	})
 }
 
@@ -80,8 +84,12 @@ func (db *DB) InstallAuthority(ctx context.Context, a ca.Authority) error {
 		if err == nil && n == 0 {
 			return errStale
 		}
+		if err != nil {
+			return err
+		}
 		txFrom(ctx).reseal("authorities", a.Name, old, mac)
-		return err
+		db.authoritiesMoved(ctx)
+		return db.declareFirst(ctx, &was, false)
 	})
 }
 
@@ -100,6 +108,7 @@ func (db *DB) SetAuthorityState(ctx context.Context, name string, s ca.State) er
 			return errStale
 		}
 		txFrom(ctx).reseal("authorities", name, old, mac)
+		db.authoritiesMoved(ctx)
 		return err
 	})
 }

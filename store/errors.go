@@ -16,5 +16,7 @@ var (
 	ErrRowTampered = fault.Define(fault.Internal, "store-row-tampered", "A database row was changed by something other than this program.", "Treat the database as compromised: run hallmark fsck and restore from a backup.")
 	ErrNotFound    = fault.Define(fault.NotFound, "not-found", "There is no such record.", "Check the name; list what exists.")
 	ErrExists      = fault.Define(fault.Conflict, "already-exists", "A record of that name exists already.", "Choose another name, or change the existing one.")
+	ErrNotEmpty    = fault.Define(fault.Conflict, "store-not-empty", "There is a database already where the backup is to be restored.", "Name an empty place; nothing that exists is ever overwritten.")
+	ErrLoad        = fault.Define(fault.Invalid, "store-load-failed", "The backup's rows could not be put into the database.", "Verify the backup (hallmark backup verify), check free space, and try again into an empty place.")
 	ErrChanged     = fault.Define(fault.Conflict, "changed-meanwhile", "The record was changed by somebody else meanwhile.", "Read it again and repeat the change.")
 )

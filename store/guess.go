@@ -104,10 +104,12 @@ func (tx *txn) remember() {
 
 // assumedSteps prove what was assumed, apart from the units and keys: their rows
 // are new, or a constraint says that they are not.
-func (tx *txn) assumedSteps() (steps []step) {
+func (tx *txn) assumedSteps() []step {
 	if len(tx.assumed) == 0 {
 		return nil
 	}
+	var who requesters
+	var what orders
 	asked := map[requester]struct{}{}
 	tenants, holders := make([]string, len(tx.assumed)), make([]string, len(tx.assumed))
 	for i, c := range tx.assumed {
@@ -117,17 +119,52 @@ func (tx *txn) assumedSteps() (steps []step) {
 			continue
 		}
 		asked[k] = struct{}{}
-		steps = append(steps, step{sql: `SELECT 1 / (CASE WHEN (v.released_at IS NULL OR v.released_at <> 0) AND ($4 = '' OR s.state = 'active') THEN 1 ELSE 0 END)
-			FROM (SELECT 1 AS one) o LEFT JOIN revocations v ON v.authority = $1 AND v.serial = $2 LEFT JOIN stations s ON s.tenant = $3 AND s.id = $4`,
-			args: []any{k.authority, k.serial[:], k.tenant, k.station}})
+		who.add(k)
 	}
 	for _, o := range tx.assumedOrders {
-		steps = append(steps, step{sql: `SELECT 1 / COUNT(*) FROM orders WHERE tenant = $1 AND id = $2 AND state = $3 AND changed_at = $4 AND mac = $5 AND used = $6`,
-			args: []any{o.tenant, o.account, o.was.state, o.was.changedAt, o.was.mac, o.was.used}})
+		what.add(o)
 	}
-	return append(steps, step{sql: `SELECT 1 / (CASE WHEN EXISTS (SELECT 1 FROM unnest($1::text[], $2::text[]) AS o (tenant, holder) JOIN blocks b ON b.tenant = o.tenant AND b.holder = o.holder) THEN 0 ELSE 1 END)`,
-		args: []any{tenants, holders}})
+	return []step{{sql: assumedSQL, args: []any{who.authority, who.serial, who.tenant, who.station,
+		what.tenant, what.id, what.state, what.changedAt, what.mac, what.used, tenants, holders}}}
 }
+
+// requesters and orders are columns of what one statement asks about.
+type (
+	requesters struct {
+		authority       []string
+		serial          [][]byte
+		tenant, station []string
+	}
+	orders struct {
+		tenant, id, state []string
+		changedAt         []int64
+		mac               [][]byte
+		used              []int64
+	}
+)
+
+func (r *requesters) add(k requester) {
+	r.authority, r.serial = append(r.authority, k.authority), append(r.serial, k.serial[:])
+	r.tenant, r.station = append(r.tenant, k.tenant), append(r.station, k.station)
+}
+
+func (o *orders) add(a assumedOrder) {
+	o.tenant, o.id, o.state = append(o.tenant, a.tenant), append(o.id, a.account), append(o.state, a.was.state)
+	o.changedAt, o.mac, o.used = append(o.changedAt, a.was.changedAt), append(o.mac, a.was.mac), append(o.used, a.was.used)
+}
+
+// assumedSQL divides by zero if a requester is revoked or its station not active,
+// an order is not as it was, or a unit is blocked.
+const assumedSQL = `SELECT 1 / (CASE WHEN
+	EXISTS (SELECT 1 FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS q (authority, serial, tenant, station)
+		LEFT JOIN revocations v ON v.authority = q.authority AND v.serial = q.serial
+		LEFT JOIN stations s ON s.tenant = q.tenant AND s.id = q.station
+		WHERE v.released_at = 0 OR q.station <> '' AND s.state IS DISTINCT FROM 'active')
+	OR EXISTS (SELECT 1 FROM unnest($5::text[], $6::text[], $7::text[], $8::bigint[], $9::bytea[], $10::bigint[]) AS q (tenant, id, state, changed_at, mac, used)
+		LEFT JOIN orders o ON o.tenant = q.tenant AND o.id = q.id AND o.state = q.state AND o.changed_at = q.changed_at AND o.mac = q.mac AND o.used = q.used
+		WHERE o.id IS NULL)
+	OR EXISTS (SELECT 1 FROM unnest($11::text[], $12::text[]) AS q (tenant, holder) JOIN blocks b ON b.tenant = q.tenant AND b.holder = q.holder)
+	THEN 0 ELSE 1 END)`
 
 // ownHead tells where the batch's leaves will begin if no other node writes, and
 // whether to rely on it: then the batch's whole end is one round trip. Events
@@ -135,7 +172,7 @@ func (tx *txn) assumedSteps() (steps []step) {
 func (tx *txn) ownHead() (first int64, ok bool) {
 	m := tx.memory
 	return m.head, tx.db.engine == migrations.Postgres && !tx.direct && m.alone >= guessAfter &&
-		len(tx.leaves) > 0 && len(tx.leaves) == len(tx.certList) && len(tx.seals) == 0 && !tx.clockDue()
+		len(tx.leaves) > 0 && len(tx.leaves) == len(tx.certList) && len(tx.seals) == 0 && len(tx.trail) == 0 && !tx.clockDue()
 }
 
 // headSteps append the leaves at first, with their certificates, and refuse if

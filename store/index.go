@@ -126,11 +126,28 @@ func (db *DB) ownRows(ctx context.Context, t *registry.Thing) ([]registry.Row, e
 	if err != nil && !errors.Is(err, ErrRowTampered) {
 		return nil, err
 	}
+	for i := range principals {
+		if err := db.keyOf(ctx, &principals[i]); err != nil {
+			return nil, err
+		}
+	}
 	rows := registry.IndexOf(t, groups, principals)
 	for _, g := range t.Groups {
 		rows = append(rows, registry.Row{Field: fieldDirect, Text: fold(g)})
 	}
 	return rows, nil
+}
+
+// keyOf reads what a certificate's key is.
+func (db *DB) keyOf(ctx context.Context, p *registry.Principal) error {
+	var der []byte
+	err := db.queryRow(ctx, `SELECT COALESCE(k.der, c.der) FROM device_certificates c LEFT JOIN reservations r ON r.serial = c.serial AND r.authority = c.authority AND r.tenant = c.tenant
+		LEFT JOIN certificates k ON k.reservation = r.id WHERE c.tenant = $1 AND c.id = $2`, p.Tenant, p.Certificate).Scan(&der)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	p.Key, p.KeyBits = registry.KeyOf(der)
+	return err
 }
 
 // indexRows reads what the index has of a thing.

@@ -56,6 +56,9 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 		if err := tx.checkRequester(&c.Requester, c.Tenant); err != nil {
 			return err
 		}
+		if err := tx.mayHave(&c); err != nil {
+			return err
+		}
 		if tx.waits(&c) {
 			if err := tx.settle(false); err != nil {
 				return err
@@ -85,6 +88,8 @@ func (l *Ledger) Reserve(ctx context.Context, c ca.Claim) (r ca.Reservation, got
 					return ca.ErrHolderRevoked.New("Unit %s, serial number %x.", c.Holder, h.serial)
 				case h.der != nil:
 					got = h.issued()
+				case bytes.Equal(c.Instead[:], h.serial) && c.Authority != h.authority:
+					return tx.move(&c, h, &r, mac)
 				default:
 					if err := tx.checkReservation(h.id); err != nil {
 						return err
@@ -219,6 +224,32 @@ func (h *held) issued() *ca.Issued {
 	i := &ca.Issued{ID: h.id, Authority: h.authority, DER: h.der, Leaf: h.leaf, IssuedAt: timeOf(h.issuedAt), Replayed: true}
 	copy(i.Serial[:], h.serial)
 	return i
+}
+
+// move voids a reservation whose authority cannot sign it, and makes that of
+// another authority for the same key. The former one has no certificate, and can
+// get none any more (S8).
+func (tx *txn) move(c *ca.Claim, h *held, r *ca.Reservation, mac []byte) (err error) {
+	if err := tx.checkReservation(h.id); err != nil {
+		return err
+	}
+	if err := tx.insertRevocation(revocation{
+		authority: h.authority, serial: h.serial, tenant: c.Tenant, account: h.account, holder: fold(c.Holder), shard: h.shard,
+		reason: 4 /* superseded */, at: c.Now, by: c.Requester.Actor, note: "issued by " + c.Authority, notAfter: h.notAfter,
+		event: tlog.Void, subject: sha256.Sum256(h.serial),
+	}); err != nil {
+		return err
+	}
+	*r = ca.Reservation{Authority: c.Authority, Profile: c.Profile, Serial: c.Serial, TBS: c.TBS, Tenant: c.Tenant, Account: c.Account, Holder: fold(c.Holder)}
+	if r.ID, err = tx.insertReservation(c, mac); err != nil {
+		return err
+	}
+	n, err := tx.exec(`UPDATE identities SET reservation = $1 WHERE tenant = $2 AND holder = $3 AND profile = $4 AND slot = $5 AND reservation = $6`,
+		r.ID, c.Tenant, fold(c.Holder), c.Profile, c.Slot, h.id)
+	if err == nil && n != 1 {
+		return errStale
+	}
+	return err
 }
 
 // replace decides about a new key for an identity that has one (S9).

@@ -60,9 +60,11 @@ func (db *DB) scanListHead(r row, more ...any) (h crl.ListHead, err error) {
 	return h, nil
 }
 
-// List implements [crl.ListStore].
+// List implements [crl.ListStore]. Where pieces are missing, or are named by
+// nothing that can be read, the list comes without its DER.
 func (db *DB) List(ctx context.Context, authority string, shard int, have int64) (*crl.StoredList, error) {
-	for range 3 {
+	seen := int64(-1)
+	for {
 		l := &crl.StoredList{}
 		var err error
 		l.ListHead, err = db.scanListHead(db.queryRow(ctx, `SELECT c.authority, c.shard, c.number, c.this_update, c.next_update, c.leaf, c.mac, CASE WHEN c.number > $3 THEN c.der END, d.der
@@ -77,15 +79,20 @@ func (db *DB) List(ctx context.Context, authority string, shard int, have int64)
 			return l, nil
 		}
 		whole, err := db.joinPieces(ctx, l)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrRowTampered) {
 			return nil, err
 		}
 		if whole {
 			return l, nil
 		}
-		// Another node published meanwhile: what the row named is gone.
+		// Another node published meanwhile, and what the row named is gone; or the row
+		// says so again, and somebody took a piece.
+		if err != nil || seen == l.Number {
+			l.DER, l.Cuts = nil, nil
+			return l, nil
+		}
+		seen = l.Number
 	}
-	return nil, crl.ErrListMoved.New("Authority %s, shard %d.", authority, shard)
 }
 
 // inPieces is the first octet of crls.der where it only names the pieces of a
@@ -104,11 +111,9 @@ func pieceNames(p *crl.Pieces) []byte {
 	return b
 }
 
-// joinPieces puts a list together; false if a piece is missing. What comes out is
-// for the caller to verify, since it is signed.
-func (db *DB) joinPieces(ctx context.Context, l *crl.StoredList) (bool, error) {
-	broken := ErrRowTampered.New("Table crls, row %s.", listKey(l.Authority, l.Shard))
-	in := l.DER[1:]
+// readPieceNames is the reverse of pieceNames; front and back point into der.
+func readPieceNames(der []byte) (p crl.Pieces, ok bool) {
+	in := der[1:]
 	number := func() (uint64, bool) {
 		v, n := binary.Uvarint(in)
 		if n <= 0 {
@@ -126,30 +131,42 @@ func (db *DB) joinPieces(ctx context.Context, l *crl.StoredList) (bool, error) {
 		in = in[n:]
 		return v, true
 	}
-	front, ok1 := take()
-	back, ok2 := take()
-	if !ok1 || !ok2 {
-		return false, broken
+	var ok1, ok2 bool
+	if p.Front, ok1 = take(); !ok1 {
+		return p, false
 	}
-	size := len(front) + len(back)
-	at := map[int64]int{} // where each piece belongs
+	if p.Back, ok2 = take(); !ok2 {
+		return p, false
+	}
+	size := len(p.Front) + len(p.Back)
 	for len(in) > 0 {
 		id, ok1 := number()
 		n, ok2 := number()
 		if !ok1 || !ok2 || n > maxListPiece || size > maxListOctets {
-			return false, broken
+			return p, false
 		}
-		at[int64(id)] = size - len(back)
 		size += int(n)
-		l.Cuts = append(l.Cuts, crl.Cut{ID: int64(id), Len: int(n)})
+		p.All = append(p.All, crl.Cut{ID: int64(id), Len: int(n)})
 	}
-	lens := make(map[int64]int, len(l.Cuts))
-	for _, c := range l.Cuts {
-		lens[c.ID] = c.Len
+	return p, true
+}
+
+// joinPieces puts a list together; false if a piece is missing. What comes out is
+// for the caller to verify, since it is signed.
+func (db *DB) joinPieces(ctx context.Context, l *crl.StoredList) (bool, error) {
+	p, ok := readPieceNames(l.DER)
+	if !ok {
+		return false, ErrRowTampered.New("Table crls, row %s.", listKey(l.Authority, l.Shard))
 	}
-	out := make([]byte, size)
-	copy(out, front)
-	copy(out[size-len(back):], back)
+	size := len(p.Front)
+	at, lens := map[int64]int{}, map[int64]int{} // where each piece belongs, and how long it is
+	for _, c := range p.All {
+		at[c.ID], lens[c.ID] = size, c.Len
+		size += c.Len
+	}
+	out := make([]byte, size+len(p.Back))
+	copy(out, p.Front)
+	copy(out[size:], p.Back)
 	found := 0
 	rows, err := db.query(ctx, `SELECT id, der FROM crl_pieces WHERE authority = $1 AND shard = $2`, l.Authority, l.Shard)
 	err = each(rows, err, func(r row) error {
@@ -164,11 +181,10 @@ func (db *DB) joinPieces(ctx context.Context, l *crl.StoredList) (bool, error) {
 		}
 		return nil
 	})
-	if err != nil || found != len(l.Cuts) {
-		l.Cuts = nil
+	if err != nil || found != len(p.All) {
 		return false, err
 	}
-	l.DER = out
+	l.DER, l.Cuts = out, p.All
 	return true, nil
 }
 
@@ -357,7 +373,7 @@ func (db *DB) EachRevocation(ctx context.Context, f func(crl.Revocation, error) 
 // EachStatusLeaf implements [crl.FsckStore].
 func (db *DB) EachStatusLeaf(ctx context.Context, f func(crl.StatusLeaf) error) error {
 	return chunks(func(after int64) (last int64, n int, err error) {
-		rows, err := db.query(ctx, `SELECT `+leafColumns+` FROM log_leaves WHERE idx > $1 AND type <> 'issue' ORDER BY idx LIMIT $2`, after, chunk)
+		rows, err := db.query(ctx, `SELECT `+leafColumns+` FROM log_leaves WHERE idx > $1 AND type <> 'issue' AND type <> 'lost' ORDER BY idx LIMIT $2`, after, chunk)
 		err = each(rows, err, func(r row) error {
 			l, err := scanLeaf(r)
 			if err != nil {
@@ -368,4 +384,124 @@ func (db *DB) EachStatusLeaf(ctx context.Context, f func(crl.StatusLeaf) error) 
 		})
 		return last, n, err
 	})
+}
+
+// ListRows implements [crl.FsckStore].
+func (db *DB) ListRows(ctx context.Context, authority string, shard int) (out crl.ListRows, err error) {
+	for range 5 {
+		out = crl.ListRows{}
+		var der []byte
+		err := db.queryRow(ctx, `SELECT number, der FROM crls WHERE authority = $1 AND shard = $2`, authority, shard).Scan(&out.Number, &der)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return out, err
+		}
+		if len(der) > 0 && der[0] == inPieces {
+			p, ok := readPieceNames(der)
+			out.Named, out.Front, out.Broken = p.All, len(p.Front), !ok
+		}
+		rows, err := db.query(ctx, `SELECT id, LENGTH(der) FROM crl_pieces WHERE authority = $1 AND shard = $2 ORDER BY id`, authority, shard)
+		if err := each(rows, err, func(r row) error {
+			var c crl.Cut
+			err := r.Scan(&c.ID, &c.Len)
+			out.Stored = append(out.Stored, c)
+			return err
+		}); err != nil {
+			return out, err
+		}
+		var now int64
+		if err := db.queryRow(ctx, `SELECT COALESCE(MAX(number), 0) FROM crls WHERE authority = $1 AND shard = $2`, authority, shard).Scan(&now); err != nil || now == out.Number {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// PieceOwners implements [crl.FsckStore].
+func (db *DB) PieceOwners(ctx context.Context, f func(authority string, shard int) error) error {
+	rows, err := db.query(ctx, `SELECT DISTINCT authority, shard FROM crl_pieces ORDER BY authority, shard`)
+	return each(rows, err, func(r row) error {
+		var authority string
+		var shard int
+		if err := r.Scan(&authority, &shard); err != nil {
+			return err
+		}
+		return f(authority, shard)
+	})
+}
+
+// EachDelta implements [crl.FsckStore].
+func (db *DB) EachDelta(ctx context.Context, f func(authority string, shard int, number int64, der []byte) error) error {
+	rows, err := db.query(ctx, `SELECT authority, shard, number, der FROM crl_deltas ORDER BY authority, shard`)
+	return each(rows, err, func(r row) error {
+		var authority string
+		var shard int
+		var number int64
+		var der []byte
+		if err := r.Scan(&authority, &shard, &number, &der); err != nil {
+			return err
+		}
+		return f(authority, shard, number, der)
+	})
+}
+
+// EachFilter implements [crl.FsckStore].
+func (db *DB) EachFilter(ctx context.Context, f func(crl.StoredFilter) error) error {
+	var all []string
+	rows, err := db.query(ctx, `SELECT authority FROM crl_filters ORDER BY authority`)
+	if err := each(rows, err, func(r row) error {
+		var a string
+		err := r.Scan(&a)
+		all = append(all, a)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, a := range all {
+		one, err := db.Filter(ctx, a)
+		if err != nil {
+			return err
+		}
+		if one == nil {
+			continue
+		}
+		if err := f(*one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EachForeignCertificate gives the registered device certificates of CAs that are
+// not ours, of every tenant.
+func (db *DB) EachForeignCertificate(ctx context.Context, f func(tenant, id string, der []byte) error) error {
+	tenant, id := "", ""
+	for {
+		type one struct {
+			tenant, id string
+			der        []byte
+		}
+		var page []one
+		rows, err := db.query(ctx, `SELECT `+certificateColumns+` FROM device_certificates c WHERE (c.tenant, c.id) > ($1, $2) AND c.authority = '' ORDER BY c.tenant, c.id LIMIT $3`, tenant, id, chunk)
+		err = each(rows, err, func(row row) error {
+			var r certificateRow
+			if err := row.Scan(r.dest()...); err != nil {
+				return err
+			}
+			c, err := db.verifyCertificate(&r)
+			if err != nil { // the door refuses it, and fsck names it
+				db.log.ErrorContext(ctx, "device certificate is not as written", "error", err)
+			}
+			page = append(page, one{c.Tenant, c.ID, c.DER})
+			return nil
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, p := range page {
+			if err := f(p.tenant, p.id, p.der); err != nil {
+				return err
+			}
+			tenant, id = p.tenant, p.id
+		}
+	}
 }

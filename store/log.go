@@ -56,7 +56,7 @@ func (tx *txn) placeLeaves(first int64) error {
 }
 
 func (tx *txn) leafSteps() []step {
-	return insertSteps(`log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at)`, "", "", 10, len(tx.leaves), func(i int, args []any) []any {
+	return tx.insertSteps(`log_leaves (idx, type, tenant, account, holder, subject, salt, entry, serial, at)`, "", "", 10, len(tx.leaves), func(i int, args []any) []any {
 		l := tx.leaves[i]
 		return append(args, l.Index, string(l.Type), l.Tenant, l.Account, l.Holder, l.Subject[:], l.Salt[:], l.Entry[:], l.serial, l.at)
 	})
@@ -90,6 +90,18 @@ func (db *DB) Entries(ctx context.Context, from, to int64) ([][32]byte, error) {
 	if err == nil && int64(len(out)) != to-from {
 		err = ErrRowTampered.New("Table log_leaves, leaf %d is missing.", from+int64(len(out)))
 	}
+	return out, err
+}
+
+// Lost implements [tlog.Store].
+func (db *DB) Lost(ctx context.Context, from, to int64) (out []int64, err error) {
+	rows, err := db.query(ctx, `SELECT idx FROM log_leaves WHERE type = 'lost' AND type <> 'issue' AND idx >= $1 AND idx < $2 ORDER BY idx`, from, to)
+	err = each(rows, err, func(r row) error {
+		var i int64
+		err := r.Scan(&i)
+		out = append(out, i)
+		return err
+	})
 	return out, err
 }
 

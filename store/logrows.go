@@ -54,13 +54,13 @@ func (db *DB) OrderRows(ctx context.Context, s access.Scope, order string, from 
 }
 
 // LogEntries gives index and entry of all leaves from ≤ index < to that there
-// are, whoever's they are: entries are public.
+// are, whoever's they are: entries are public. Of the rest only [tlog.Lost] is told.
 func (db *DB) LogEntries(ctx context.Context, from, to int64) (out []tlog.Leaf, err error) {
-	rows, err := db.query(ctx, `SELECT idx, entry FROM log_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx`, from, to)
+	rows, err := db.query(ctx, `SELECT idx, CASE WHEN type = 'lost' THEN type ELSE '' END, entry FROM log_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx`, from, to)
 	err = each(rows, err, func(r row) error {
 		var l tlog.Leaf
 		var entry []byte
-		if err := r.Scan(&l.Index, &entry); err != nil {
+		if err := r.Scan(&l.Index, (*string)(&l.Type), &entry); err != nil {
 			return err
 		}
 		copy(l.Entry[:], entry)

@@ -2,11 +2,14 @@ package store
 
 import (
 	"bytes"
+	"database/sql"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"hallmark/ca"
+	"hallmark/migrations"
 )
 
 // On the hot path a batch writes its new rows together: a statement for each
@@ -77,11 +80,11 @@ func (tx *txn) flushSteps() []step {
 	clear(tx.waitingIdentities)
 	clear(tx.waitingKeys)
 	tx.ahead = nil
-	steps := insertSteps(`public_keys (spki, tenant, holder, state)`, "", "", 4, len(ps), func(i int, args []any) []any {
+	steps := tx.insertSteps(`public_keys (spki, tenant, holder, state)`, "", "", 4, len(ps), func(i int, args []any) []any {
 		c := ps[i].claim
 		return append(args, c.SPKI[:], c.Tenant, fold(c.Holder), "bound")
 	})
-	for _, s := range insertSteps(`reservations (`+reservationColumns+`)`, "", ` RETURNING id, serial`, 19, len(ps), func(i int, args []any) []any {
+	for _, s := range tx.insertSteps(`reservations (`+reservationColumns+`)`, "", ` RETURNING id, serial`, 19, len(ps), func(i int, args []any) []any {
 		return reservationArgs(args, ps[i].claim, ps[i].mac)
 	}) {
 		s.row = func(r row) error {
@@ -99,7 +102,7 @@ func (tx *txn) flushSteps() []step {
 		}
 		steps = append(steps, s)
 	}
-	return append(steps, insertSteps(`identities (tenant, holder, profile, slot, shown, account, station, state, reservation)`, `(SELECT id FROM reservations WHERE serial = ?)`, "", 9, len(ps), func(i int, args []any) []any {
+	return append(steps, tx.insertSteps(`identities (tenant, holder, profile, slot, shown, account, station, state, reservation)`, `(SELECT id FROM reservations WHERE serial = ?)`, "", 9, len(ps), func(i int, args []any) []any {
 		c := ps[i].claim
 		return append(args, c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.Holder, c.Account, c.Requester.Station, "reserved", c.Serial[:])
 	})...)
@@ -115,7 +118,7 @@ func reservationArgs(args []any, c *ca.Claim, mac []byte) []any {
 // certSteps write the batch's certificates; their leaves have indexes by now. A
 // certificate that another node recorded first is a conflict.
 func (tx *txn) certSteps() []step {
-	return insertSteps(`certificates (reservation, der, issued_at, leaf)`, "", "", 4, len(tx.certList), func(i int, args []any) []any {
+	return tx.insertSteps(`certificates (reservation, der, issued_at, leaf)`, "", "", 4, len(tx.certList), func(i int, args []any) []any {
 		p := tx.certList[i]
 		return append(args, p.r.ID, p.der, p.at, p.leaf)
 	})
@@ -216,8 +219,13 @@ func manySQL(into, last, tail string, columns, rows int) string {
 	return q.String()
 }
 
-// insertSteps are statements that write n rows in pieces.
-func insertSteps(into, last, tail string, columns, n int, row func(i int, args []any) []any) (steps []step) {
+// insertSteps are statements that write n rows: one on PostgreSQL, which takes
+// each column as an array, since a statement costs more there than a row; pieces
+// on SQLite.
+func (tx *txn) insertSteps(into, last, tail string, columns, n int, row func(i int, args []any) []any) (steps []step) {
+	if tx.db.engine == migrations.Postgres && n > 0 {
+		return []step{columnStep(into, last, tail, columns, n, row)}
+	}
 	for i := 0; i < n; {
 		k := piece(n - i)
 		args := make([]any, 0, columns*k)
@@ -228,4 +236,66 @@ func insertSteps(into, last, tail string, columns, n int, row func(i int, args [
 		i += k
 	}
 	return steps
+}
+
+// columnStep is the one statement of insertSteps.
+func columnStep(into, last, tail string, columns, n int, row func(i int, args []any) []any) step {
+	cells := make([]any, 0, columns*n)
+	for i := range n {
+		cells = row(i, cells)
+	}
+	args, types := make([]any, columns), make([]string, columns)
+	for c := range columns {
+		args[c], types[c] = column(cells[c:], columns, n)
+	}
+	return step{sql: columnSQL(into, last, tail, types), args: args}
+}
+
+// column is each stride-th of cells as an array, and its type in PostgreSQL.
+func column(cells []any, stride, n int) (any, string) {
+	switch cells[0].(type) {
+	case string:
+		return array(cells, stride, make([]string, n), func(v any) string { return v.(string) }), "text"
+	case []byte:
+		return array(cells, stride, make([][]byte, n), func(v any) []byte { return v.([]byte) }), "bytea"
+	case int:
+		return array(cells, stride, make([]int64, n), func(v any) int64 { return int64(v.(int)) }), "bigint"
+	case int64:
+		return array(cells, stride, make([]int64, n), func(v any) int64 { return v.(int64) }), "bigint"
+	case sql.NullFloat64:
+		return array(cells, stride, make([]sql.NullFloat64, n), func(v any) sql.NullFloat64 { return v.(sql.NullFloat64) }), "double precision"
+	}
+	return cells[0], "unknown" // which the engine refuses
+}
+
+func array[T any](cells []any, stride int, out []T, as func(any) T) []T {
+	for i := range out {
+		out[i] = as(cells[i*stride])
+	}
+	return out
+}
+
+// columnSQL is INSERT INTO into SELECT … FROM unnest($1::text[], …).
+func columnSQL(into, last, tail string, types []string) string {
+	k := manyKey{into + last + tail, 0}
+	manyMu.RLock()
+	text := manyTexts[k]
+	manyMu.RUnlock()
+	if text != "" {
+		return text
+	}
+	names, arrays := make([]string, len(types)), make([]string, len(types))
+	for i, t := range types {
+		names[i] = "c" + strconv.Itoa(i+1)
+		arrays[i] = "$" + strconv.Itoa(i+1) + "::" + t + "[]"
+	}
+	wanted := slices.Clone(names)
+	if last != "" {
+		wanted[len(wanted)-1] = strings.Replace(last, "?", "a."+names[len(names)-1], 1)
+	}
+	text = `INSERT INTO ` + into + ` SELECT ` + strings.Join(wanted, ", ") + ` FROM unnest(` + strings.Join(arrays, ", ") + `) AS a (` + strings.Join(names, ", ") + `)` + tail
+	manyMu.Lock()
+	manyTexts[k] = text
+	manyMu.Unlock()
+	return text
 }

@@ -215,6 +215,9 @@ func (tx *txn) finish() (sent bool, err error) {
 		}
 		steps = append(tx.leafSteps(), tx.certSteps()...)
 	}
+	if err := tx.moveTrail(); err != nil {
+		return false, err
+	}
 	if err := tx.moveSeals(); err != nil {
 		return false, err
 	}

@@ -65,7 +65,7 @@ func (db *DB) PutPresence(ctx context.Context, states []presence.State) error {
 			return err
 		}
 		written := map[[2]string]bool{}
-		steps := insertSteps(`presence (`+presenceColumns+`)`, "", ` ON CONFLICT (tenant, client) DO UPDATE SET thing = excluded.thing, name = excluded.name, certificate = excluded.certificate,
+		steps := tx.insertSteps(`presence (`+presenceColumns+`)`, "", ` ON CONFLICT (tenant, client) DO UPDATE SET thing = excluded.thing, name = excluded.name, certificate = excluded.certificate,
 				node = excluded.node, session = excluded.session, connected = excluded.connected, at = excluded.at, reason = excluded.reason, mac = excluded.mac
 			WHERE presence.session = excluded.session OR presence.at <= excluded.at AND (excluded.connected = 1 OR presence.connected = 0) RETURNING tenant, client`,
 			strings.Count(presenceColumns, ",")+1, len(states), func(i int, args []any) []any {
@@ -188,7 +188,7 @@ func (db *DB) indexConnections(ctx context.Context, of map[[2]string][]string) e
 		}
 		rest = rest[n:]
 	}
-	if err := tx.pipe(insertSteps(`thing_index (tenant, thing, field, text, number)`, "", ` ON CONFLICT (tenant, thing, field, text) DO UPDATE SET number = excluded.number`, 5, len(more), func(i int, args []any) []any {
+	if err := tx.pipe(tx.insertSteps(`thing_index (tenant, thing, field, text, number)`, "", ` ON CONFLICT (tenant, thing, field, text) DO UPDATE SET number = excluded.number`, 5, len(more), func(i int, args []any) []any {
 		e := more[i]
 		return append(args, e.thing[0], e.thing[1], e.Field, e.Text, sql.NullFloat64{Float64: e.Number, Valid: e.Numeric})
 	})...); err != nil {
@@ -282,9 +282,11 @@ func connectivityFields(s *presence.State) map[string]any {
 	return map[string]any{"connected": s.Connected, "timestamp": millis(s.At), "disconnectReason": s.Reason}
 }
 
+const presenceSQL = `SELECT ` + presenceColumns + ` FROM presence WHERE tenant = $1 AND thing = $2 ORDER BY client`
+
 // Presence implements [presence.Store].
 func (db *DB) Presence(ctx context.Context, s access.Scope, thing fleet.ThingName) (out []presence.State, err error) {
-	rows, err := db.query(ctx, `SELECT `+presenceColumns+` FROM presence WHERE tenant = $1 AND thing = $2 ORDER BY client`, s.Tenant, thing.Fold())
+	rows, err := db.query(ctx, presenceSQL, s.Tenant, thing.Fold())
 	err = each(rows, err, func(r row) error {
 		st, err := db.scanPresence(r)
 		out = append(out, st)

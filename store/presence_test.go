@@ -76,3 +76,32 @@ func TestPresence_TheNewestConnectionCountsAndOtherTenantsSeeNothing(t *testing.
 		}
 	})
 }
+
+func TestPresence_AConnectionThatCameAndWentBetweenTwoWritesIsOver(t *testing.T) {
+	bothEngines(t, func(t *testing.T, _, _ string, a, _ *store.DB) {
+		svc := presence.New(presence.Config{Store: a, Publisher: deaf{}, Node: "n1"})
+		hear := func(kind presence.Kind, session string, second int64) {
+			svc.Hear(presence.Event{Sender: fleet.Sender{Tenant: "main", Client: "M-1", Thing: "M-1", Certificate: "c"}, Kind: kind, Session: session, Time: time.Unix(1_800_000_000+second, 0), Reason: "CONNECTION_LOST"})
+		}
+		flush := func(connected bool, session string) {
+			t.Helper()
+			if err := svc.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := a.Presence(t.Context(), access.Scope{Tenant: "main"}, "m-1")
+			if err != nil || len(got) != 1 || got[0].Connected != connected || got[0].Session != session {
+				t.Errorf("%+v, %v", got, err)
+			}
+		}
+		hear(presence.Connected, "s1", 1)
+		flush(true, "s1")
+		hear(presence.Disconnected, "s1", 2)
+		hear(presence.Connected, "s2", 3)
+		hear(presence.Disconnected, "s2", 4)
+		flush(false, "s2")
+		hear(presence.Connected, "s3", 5)
+		flush(true, "s3")
+		hear(presence.Disconnected, "s2", 6) // what was said before, late
+		flush(true, "s3")
+	})
+}

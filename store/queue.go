@@ -85,8 +85,8 @@ func (q *queue) take(w *connection) []*job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	want := w.expect
-	if want >= manyJobs { // two groups that take turns become one
-		want += want / 2
+	if want >= manyJobs { // two groups that take turns become one, up to where more company saves nothing
+		want = max(want, min(want+want/2, enoughJobs))
 	}
 	if want >= 3 && q.length < want && q.gather == nil && !q.closed {
 		here := make(chan struct{})

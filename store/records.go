@@ -93,7 +93,7 @@ func (db *DB) Records(ctx context.Context, q ca.RecordQuery) (out []ca.Record, e
 func (db *DB) Abandoned(ctx context.Context, after int64, before time.Time, limit int) (out []ca.Serial, last int64, err error) {
 	last = after
 	rows, err := db.query(ctx, `SELECT r.id, r.serial, r.reserved_at, c.reservation IS NULL AND v.serial IS NULL FROM reservations r
-		LEFT JOIN certificates c ON c.reservation = r.id
+		LEFT JOIN certificates c ON c.reservation = r.id AND c.reservation > $1
 		LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
 		WHERE r.id > $1 ORDER BY r.id LIMIT $2`, after, limit)
 	young := false
@@ -122,7 +122,7 @@ func (db *DB) Abandoned(ctx context.Context, after int64, before time.Time, limi
 func (db *DB) IssuedAfter(ctx context.Context, after int64, limit int) (ders [][]byte, last int64, err error) {
 	last = after
 	young := millis(db.now().Add(-time.Minute))
-	rows, err := db.query(ctx, `SELECT r.id, r.reserved_at, c.der FROM reservations r LEFT JOIN certificates c ON c.reservation = r.id WHERE r.id > $1 ORDER BY r.id LIMIT $2`, after, limit)
+	rows, err := db.query(ctx, `SELECT r.id, r.reserved_at, c.der FROM reservations r LEFT JOIN certificates c ON c.reservation = r.id AND c.reservation > $1 WHERE r.id > $1 ORDER BY r.id LIMIT $2`, after, limit)
 	waiting := false
 	err = each(rows, err, func(r row) error {
 		var id, at int64

@@ -101,9 +101,11 @@ func (db *DB) Thing(ctx context.Context, s access.Scope, folded string) (registr
 	return db.thing(ctx, &r)
 }
 
+const thingsOfSQL = `SELECT ` + thingColumns + ` FROM things t WHERE t.tenant = $1 AND t.holder = $2 ORDER BY t.folded LIMIT 1000`
+
 // ThingsOf implements [registry.Store].
 func (db *DB) ThingsOf(ctx context.Context, s access.Scope, holder string) ([]registry.Thing, error) {
-	return db.things(ctx, `SELECT `+thingColumns+` FROM things t WHERE t.tenant = $1 AND t.holder = $2 ORDER BY t.folded LIMIT 1000`, s.Tenant, fold(holder))
+	return db.things(ctx, thingsOfSQL, s.Tenant, fold(holder))
 }
 
 func (db *DB) things(ctx context.Context, query string, args ...any) (out []registry.Thing, err error) {
@@ -323,6 +325,11 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 	if err := db.brokenPresence(ctx, report); err != nil {
 		return err
 	}
+	for _, broken := range []func(context.Context, func(check, object, detail string)) error{db.brokenUses, db.brokenRenewals} {
+		if err := broken(ctx, report); err != nil {
+			return err
+		}
+	}
 	// 2. What must lead from one table to another. Each query lists what does not.
 	for _, q := range []struct{ check, table, detail, query string }{
 		{"certificate-missing", "device_certificates", "Its certificate does not exist.", `SELECT d.authority, d.serial FROM device_certificates d LEFT JOIN reservations r ON r.serial = d.serial AND r.authority = d.authority AND r.tenant = d.tenant LEFT JOIN certificates c ON c.reservation = r.id WHERE d.authority <> '' AND c.reservation IS NULL`},
@@ -355,7 +362,7 @@ func (db *DB) Broken(ctx context.Context, now time.Time, report func(check, obje
 	}
 	for _, q := range []struct{ check, table, detail, query string }{
 		{"holder-missing", "things", "Its identity has no birth certificate.", `SELECT t.tenant, t.folded FROM things t JOIN authorities a ON a.name = t.registered_by AND a.tenant = t.tenant LEFT JOIN identities i ON i.tenant = t.tenant AND i.holder = t.holder AND i.profile = 'idevid' WHERE i.holder IS NULL`},
-		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant LEFT JOIN fleet_templates f ON f.tenant = t.tenant AND t.registered_by = 'claim:' || f.name WHERE t.registered_by <> '' AND g.authority IS NULL AND f.name IS NULL AND NOT EXISTS (SELECT 1 FROM registered_cas c WHERE c.tenant = t.tenant AND (c.id = t.registered_by OR c.authority = t.registered_by))`},
+		{"registration-missing", "things", "The authority that registered it has no registration.", `SELECT t.tenant, t.folded FROM things t LEFT JOIN registrations g ON g.authority = t.registered_by AND g.tenant = t.tenant LEFT JOIN fleet_templates f ON f.tenant = t.tenant AND t.registered_by = 'claim:' || f.name WHERE t.registered_by NOT IN ('', 'released', 'transferred') AND g.authority IS NULL AND f.name IS NULL AND NOT EXISTS (SELECT 1 FROM registered_cas c WHERE c.tenant = t.tenant AND (c.id = t.registered_by OR c.authority = t.registered_by))`},
 		{"thing-missing", "thing_principals", "Its thing does not exist.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN things t ON t.tenant = p.tenant AND t.folded = p.thing WHERE t.folded IS NULL`},
 		{"certificate-missing", "thing_principals", "Its certificate is not registered.", `SELECT p.tenant, p.certificate FROM thing_principals p LEFT JOIN device_certificates d ON d.tenant = p.tenant AND d.id = p.certificate WHERE d.id IS NULL`},
 		{"ca-missing", "device_certificates", "The CA that it was registered with does not exist.", `SELECT d.tenant, d.id FROM device_certificates d LEFT JOIN registered_cas c ON c.tenant = d.tenant AND c.id = d.ca WHERE d.ca <> '' AND c.id IS NULL`},

@@ -76,7 +76,7 @@ func (tx *txn) reseal(table, name string, old, now []byte) {
 	})
 }
 
-// keyOnly stands for the MAC in seals of tables whose rows are never taken away.
+// keyOnly stands for the MAC in seals of tables of which only the rows' names are sealed.
 var keyOnly = []byte{}
 
 // moveSeals writes the seals of the tables that the batch changed, in the order
@@ -146,6 +146,18 @@ type sealedTable struct {
 
 // sealedTables are in the order of their names.
 var sealedTables = []sealedTable{
+	{"acme_accounts", `SELECT ` + acmeAccountColumns + ` FROM acme_accounts`, func(db *DB, r row) (string, []byte, error) {
+		a, mac, err := db.scanAcmeAccount(r)
+		return pair(a.Tenant, a.ID), mac, err
+	}},
+	{"acme_keys", `SELECT ` + acmeKeyColumns + ` FROM acme_keys`, func(db *DB, r row) (string, []byte, error) {
+		k, mac, err := db.scanAcmeKey(r)
+		return pair(k.Tenant, k.ID), mac, err
+	}},
+	{"acme_orders", `SELECT ` + acmeOrderColumns + ` FROM acme_orders`, func(db *DB, r row) (string, []byte, error) {
+		o, mac, err := db.scanAcmeOrder(r)
+		return pair(o.Tenant, o.ID), mac, err
+	}},
 	{"approval_requests", `SELECT ` + requestColumns + ` FROM approval_requests`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}
 		_, err := db.scanRequest(&k)
@@ -154,6 +166,11 @@ var sealedTables = []sealedTable{
 	{"authorities", `SELECT ` + authorityColumns + ` FROM authorities`, func(db *DB, r row) (string, []byte, error) {
 		a, err := db.scanAuthority(r)
 		return a.Name, db.authorityMAC(&a), err
+	}},
+	{"authority_ends", `SELECT ` + endColumns + ` FROM authority_ends`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanEnd(&k)
+		return k.name, k.mac, err
 	}},
 	{"blast_members", `SELECT ` + blastMemberColumns + ` FROM blast_members`, func(db *DB, r row) (string, []byte, error) {
 		key, _, _, mac, err := db.scanBlastMembers(r)
@@ -168,9 +185,20 @@ var sealedTables = []sealedTable{
 		b, err := db.scanBlock(r)
 		return b.key(), keyOnly, err
 	}},
+	*breakGlassTable,
+	{"campaigns", `SELECT ` + campaignColumns + ` FROM campaigns`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanCampaign(&k)
+		return k.name, k.mac, err
+	}},
 	{"crls", `SELECT authority, shard, number, this_update, next_update, leaf, mac FROM crls`, func(db *DB, r row) (string, []byte, error) {
 		h, err := db.scanListHead(r)
 		return listKey(h.Authority, h.Shard), keyOnly, err
+	}},
+	{"cross_certificates", `SELECT ` + crossColumns + ` FROM cross_certificates`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanCross(&k)
+		return k.name, k.mac, err
 	}},
 	{"dark_entries", `SELECT ` + darkColumns + ` FROM dark_entries`, func(db *DB, r row) (string, []byte, error) {
 		e, mac, err := db.scanDark(r)
@@ -184,9 +212,19 @@ var sealedTables = []sealedTable{
 		}
 		return pair(r.c.Tenant, r.c.ID), r.mac, err
 	}},
+	{"device_trust", `SELECT ` + bundleColumns + ` FROM device_trust`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanBundle(&k)
+		return k.name, k.mac, err
+	}},
 	{"enrol_passwords", `SELECT ` + passwordColumns + ` FROM enrol_passwords`, func(db *DB, r row) (string, []byte, error) {
 		p, mac, err := db.scanPassword(r)
 		return pair(p.Tenant, p.ID), mac, err
+	}},
+	{"firmware", `SELECT ` + firmwareColumns + ` FROM firmware`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanArtifact(&k)
+		return k.name, k.mac, err
 	}},
 	{"fleet_templates", `SELECT ` + fleetTemplateColumns + ` FROM fleet_templates`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}
@@ -202,6 +240,18 @@ var sealedTables = []sealedTable{
 		k := keepMAC{row: r}
 		_, err := db.scanOrder(&k)
 		return k.name, k.mac, err
+	}},
+	{"ownership", `SELECT ` + ownershipColumns + ` FROM ownership`, func(db *DB, r row) (string, []byte, error) {
+		u, mac, err := db.scanUnit(r)
+		return pair(u.Home, u.Holder), mac, err
+	}},
+	{"ownership_acts", `SELECT ` + actColumns + ` FROM ownership_acts`, func(db *DB, r row) (string, []byte, error) {
+		a, mac, err := db.scanAct(r)
+		return pair(a.Tenant, a.Name), mac, err
+	}},
+	{"ownership_events", `SELECT ` + eventsColumns + ` FROM ownership_events`, func(db *DB, r row) (string, []byte, error) {
+		e, err := db.scanOwnershipEvent(r)
+		return eventKey(&e), keyOnly, err
 	}},
 	{"policies", `SELECT ` + policyColumns + ` FROM policies`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}
@@ -251,11 +301,32 @@ var sealedTables = []sealedTable{
 		_, err := db.scanRegistration(&k)
 		return k.name, k.mac, err
 	}},
+	{"restores", `SELECT ` + restoredColumns + ` FROM restores`, func(db *DB, r row) (string, []byte, error) {
+		v, mac, err := db.scanRestored(r)
+		return v.ID, mac, err
+	}},
 	{"revocations", `SELECT ` + revocationColumns + ` FROM revocations`, func(db *DB, r row) (string, []byte, error) {
 		v, err := db.scanRevocation(r)
 		return revocationKey(v.Authority, v.Serial), keyOnly, err
 	}},
+	{"certificate_uses", `SELECT ` + useColumns + ` FROM certificate_uses u`, func(db *DB, r row) (string, []byte, error) {
+		u, err := db.scanUse(r)
+		return pair(u.Tenant, u.Certificate), keyOnly, err
+	}},
+	{"rotation_events", `SELECT ` + rotationColumns + ` FROM rotation_events`, func(db *DB, r row) (string, []byte, error) {
+		_, name, err := db.scanRotation(r)
+		return name, keyOnly, err
+	}},
 	{"schema_version", `SELECT version, min_reader, applied_at, mac FROM schema_version`, scanVersion},
+	{"service_keys", `SELECT ` + serviceKeyColumns + ` FROM service_keys`, func(db *DB, r row) (string, []byte, error) {
+		k, mac, err := db.scanServiceKey(r)
+		return k.key(), mac, err
+	}},
+	{"serving", `SELECT ` + servingColumns + ` FROM serving`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanServing(&k)
+		return k.name, k.mac, err
+	}},
 	{"station_codes", `SELECT ` + codeColumns + ` FROM station_codes`, func(db *DB, r row) (string, []byte, error) {
 		c, mac, err := db.scanCode(r)
 		return codeKey(&c), mac, err
@@ -281,6 +352,12 @@ var sealedTables = []sealedTable{
 	{"thing_types", `SELECT ` + typeColumns + ` FROM thing_types`, func(db *DB, r row) (string, []byte, error) {
 		k := keepMAC{row: r}
 		_, err := db.scanType(&k)
+		return k.name, k.mac, err
+	}},
+	{"trail", `SELECT ` + trailColumns + ` FROM trail`, sealTrail},
+	{"trust_rollovers", `SELECT ` + rolloverColumns + ` FROM trust_rollovers`, func(db *DB, r row) (string, []byte, error) {
+		k := keepMAC{row: r}
+		_, err := db.scanRollover(&k)
 		return k.name, k.mac, err
 	}},
 }

@@ -65,11 +65,15 @@ type DB struct {
 	prepMu  sync.RWMutex
 	prep    map[string]*sql.Stmt
 	waiters notifier
-	clock   clock
-	guard   guard
-	Stats   Stats
+
+	authorityWaiters notifier
+	clock            clock
+	guard            guard
+	Stats            Stats
 
 	patience time.Duration // for one batch on PostgreSQL
+	upTo     int           // of a backup that is loaded: no later migration; 0 means all
+	loading  bool          // a whole backup: what breaks off is thrown away
 
 	listenMu  sync.RWMutex
 	listeners []func(registry.Change)
@@ -86,6 +90,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	db.queue.init()
 	db.waiters.init()
+	db.authorityWaiters.init()
 	db.clock.init(cfg)
 	var err error
 	if strings.HasPrefix(cfg.URL, "postgres://") || strings.HasPrefix(cfg.URL, "postgresql://") {
@@ -108,8 +113,8 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if cfg.ReadOnly {
 		return db, nil
 	}
-	// One group commit at a time, on PostgreSQL too: the log's head is one row, so
-	// two would wait for each other, and each would carry half as many.
+	// One group commit at a time, on PostgreSQL too: the log's head is one row, so two
+	// would wait for each other, and each would carry half as many.
 	db.queue.start(db, 1)
 	for _, open := range []func() error{
 		func() error { return db.openSeals(ctx, upgraded) },
@@ -150,6 +155,10 @@ func (db *DB) openSQLite(file string) error {
 	q.Add("_pragma", "cache_size(-65536)")
 	if db.cfg.ReadOnly {
 		q.Add("_pragma", "query_only(1)")
+	} else if db.loading {
+		q.Add("_pragma", "synchronous(OFF)")
+		q.Add("_pragma", "journal_mode(MEMORY)")
+		q.Add("_pragma", "cache_size(-524288)")
 	} else {
 		// FULL, since WAL with NORMAL loses committed rows when the power goes.
 		q.Add("_pragma", "journal_mode(WAL)")
@@ -207,13 +216,22 @@ func (db *DB) migrate(ctx context.Context) (upgraded bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if db.upTo > 0 {
+		for len(steps) > 0 && steps[len(steps)-1].Number > db.upTo {
+			steps = steps[:len(steps)-1]
+		}
+	}
+	newest := 0
+	if len(steps) > 0 {
+		newest = steps[len(steps)-1].Number
+	}
 	conn, err := db.write.Conn(ctx)
 	if err != nil {
 		return false, ErrOpen.Wrap(err, "")
 	}
 	defer conn.Close()
 	if db.cfg.ReadOnly {
-		return false, db.checkVersion(ctx, conn, len(steps))
+		return false, db.checkVersion(ctx, conn, newest)
 	}
 	if db.engine == migrations.Postgres {
 		// Two services that start together migrate one after the other.
@@ -226,14 +244,24 @@ func (db *DB) migrate(ctx context.Context) (upgraded bool, err error) {
 	if _, err := conn.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, min_reader BIGINT NOT NULL, applied_at BIGINT NOT NULL, mac `+octets+`)`); err != nil {
 		return false, ErrOpen.Wrap(err, "")
 	}
-	if err := db.checkVersion(ctx, conn, len(steps)); err != nil {
+	if err := db.checkVersion(ctx, conn, newest); err != nil {
 		return false, err
 	}
-	var have int
-	if err := conn.QueryRowContext(ctx, `SELECT COALESCE(MAX(version),0) FROM schema_version`).Scan(&have); err != nil {
+	// By its number and not by how many there were: numbers have gaps.
+	have := map[int]bool{}
+	rows, err := conn.QueryContext(ctx, `SELECT version FROM schema_version`)
+	if err := each(rows, err, func(r row) error {
+		var version int
+		err := r.Scan(&version)
+		have[version] = true
+		return err
+	}); err != nil {
 		return false, ErrOpen.Wrap(err, "")
 	}
-	for _, m := range steps[min(have, len(steps)):] {
+	for _, m := range steps {
+		if have[m.Number] {
+			continue
+		}
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
 			return false, ErrOpen.Wrap(err, "")

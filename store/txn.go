@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"hallmark/access"
 	"hallmark/ca"
 	"hallmark/migrations"
 )
@@ -40,6 +41,7 @@ type txn struct {
 	trust              map[requester]error      // requesters found good or bad in this batch
 	ahead              map[*ca.Claim]*holderRow // what was read before the jobs ran; forgotten once one writes
 	seals              map[string]*tableSeal    // by how much they change
+	trail              []access.TrailEntry      // of people's actions, to be chained
 	undo               []func()
 	after              []func()
 }
