@@ -87,6 +87,28 @@ func (p *people) installAuthority(c *call) (any, error) {
 	return p.Backend.Authorities.InstallAuthority(c.Request().Context(), c.actor, c.Param("authority"), r)
 }
 
+func (p *people) getRollover(c *call) (any, error) {
+	return p.Backend.Authorities.AuthorityRollover(c.Request().Context(), c.scope, c.Param("authority"), c.QueryParam("successor"))
+}
+
+func (p *people) listServings(c *call) (any, error) {
+	items, err := p.Backend.Authorities.Servings(c.Request().Context(), c.scope)
+	return adminapi.ServingPage{Items: list(items)}, err
+}
+
+func (p *people) listCrosses(c *call) (any, error) {
+	items, err := p.Backend.Authorities.Crosses(c.Request().Context(), c.scope)
+	return adminapi.CrossPage{Items: list(items)}, err
+}
+
+func (p *people) addCross(c *call) (any, error) {
+	r, err := body[adminapi.CrossRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	return p.Backend.Authorities.AddCross(c.Request().Context(), c.actor, r)
+}
+
 func (p *people) putRootList(c *call) (any, error) {
 	r, err := body[adminapi.RootListRequest](c)
 	if err != nil {
@@ -163,6 +185,23 @@ func (p *people) createEnrolPassword(c *call) (any, error) {
 		return nil, err
 	}
 	return p.Backend.Enrolment.CreateEnrolPassword(c.Request().Context(), c.actor, r)
+}
+
+func (p *people) listAcmeKeys(c *call) (any, error) {
+	items, err := p.Backend.Enrolment.AcmeKeys(c.Request().Context(), c.scope)
+	return adminapi.AcmeKeyPage{Items: list(items)}, err
+}
+
+func (p *people) createAcmeKey(c *call) (any, error) {
+	r, err := body[adminapi.AcmeKeyRequest](c)
+	if err != nil {
+		return nil, err
+	}
+	return p.Backend.Enrolment.CreateAcmeKey(c.Request().Context(), c.actor, r)
+}
+
+func (p *people) revokeAcmeKey(c *call) (any, error) {
+	return p.Backend.Enrolment.RevokeAcmeKey(c.Request().Context(), c.actor, c.Param("key"))
 }
 
 func (p *people) listStations(c *call) (any, error) {
@@ -269,6 +308,21 @@ func (p *people) putRegistration(c *call) (any, error) {
 func (p *people) listLists(c *call) (any, error) {
 	items, err := p.Backend.Trust.Lists(c.Request().Context(), c.scope)
 	return adminapi.ListPage{Items: list(items)}, err
+}
+
+func (p *people) publishLists(c *call) (any, error) {
+	items, err := p.Backend.Trust.PublishLists(c.Request().Context(), c.actor, c.Param("authority"))
+	return adminapi.ListPage{Items: list(items)}, err
+}
+
+func (p *people) listDestinations(c *call) (any, error) {
+	items, err := p.Backend.Trust.ListDestinations(c.Request().Context())
+	return adminapi.ListDestinationPage{Items: list(items)}, err
+}
+
+func (p *people) listImports(c *call) (any, error) {
+	items, err := p.Backend.Trust.ListImports(c.Request().Context())
+	return adminapi.ListImportPage{Items: list(items)}, err
 }
 
 func (p *people) getLog(c *call) (any, error) {

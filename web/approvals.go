@@ -33,6 +33,7 @@ func (p *people) approveApproval(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	NoteApproval(c.Request().Context(), c.Param("approval"))
 	return p.Backend.Plans.Approve(c.Request().Context(), c.actor, c.Param("approval"), r)
 }
 
@@ -41,5 +42,6 @@ func (p *people) rejectApproval(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	NoteApproval(c.Request().Context(), c.Param("approval"))
 	return p.Backend.Plans.Reject(c.Request().Context(), c.actor, c.Param("approval"), r)
 }

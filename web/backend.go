@@ -42,10 +42,17 @@ type Backend struct {
 	Policies     Policies
 	Registration Registration
 	Jobs         Jobs
+	Campaigns    Campaigns
+	Rotation     Rotation
+	Firmware     Firmware
+	Bundles      Bundles
+	Ownership    Ownership
 	Shadows      Shadows
 	Plans        Plans
 	Revocations  Revocations
 	Log          Log
+	Backup       Backup
+	Trail        Trail
 	Health       Health
 }
 
@@ -67,9 +74,13 @@ type Stations interface {
 	RevokeStation(ctx context.Context, by access.Actor, id string, r adminapi.StationRevokeRequest) (adminapi.Station, error)
 }
 
-// Enrolment is the one-time passwords with which units enrol by themselves.
+// Enrolment is the one-time passwords and the external account keys of ACME with
+// which units enrol by themselves.
 type Enrolment interface {
 	CreateEnrolPassword(ctx context.Context, by access.Actor, r adminapi.EnrolPasswordRequest) (adminapi.EnrolPassword, error)
+	AcmeKeys(ctx context.Context, s access.Scope) ([]adminapi.AcmeKey, error)
+	CreateAcmeKey(ctx context.Context, by access.Actor, r adminapi.AcmeKeyRequest) (adminapi.AcmeKey, error)
+	RevokeAcmeKey(ctx context.Context, by access.Actor, id string) (adminapi.AcmeKey, error)
 }
 
 // Certificates is the record of what was issued. A page of a search may be
@@ -86,6 +97,10 @@ type Trust interface {
 	RevokeDevice(ctx context.Context, by access.Actor, holder string, r adminapi.DeviceRevokeRequest) (adminapi.DeviceRevocation, error)
 	Lists(ctx context.Context, s access.Scope) ([]adminapi.List, error)
 	PutRootList(ctx context.Context, by access.Actor, authority string, r adminapi.RootListRequest) (adminapi.List, error)
+	PublishLists(ctx context.Context, by access.Actor, authority string) ([]adminapi.List, error)
+	// Destinations and imports are the service's, and every tenant's lists go there.
+	ListDestinations(ctx context.Context) ([]adminapi.ListDestination, error)
+	ListImports(ctx context.Context) ([]adminapi.ListImport, error)
 }
 
 // Authorities is the certification authorities.
@@ -95,6 +110,13 @@ type Authorities interface {
 	CreateAuthority(ctx context.Context, by access.Actor, r adminapi.AuthorityRequest) (adminapi.Authority, error)
 	InstallAuthority(ctx context.Context, by access.Actor, name string, r adminapi.InstallRequest) (adminapi.Authority, error)
 	CreateRoot(ctx context.Context, by access.Actor, r adminapi.RootRequest) (adminapi.Authority, error)
+	// AddCross stores a certificate in which one root certifies another.
+	AddCross(ctx context.Context, by access.Actor, r adminapi.CrossRequest) (adminapi.Cross, error)
+	Crosses(ctx context.Context, s access.Scope) ([]adminapi.Cross, error)
+	// AuthorityRollover is how an authority leaves; without a successor the one that
+	// was decided, if any.
+	AuthorityRollover(ctx context.Context, s access.Scope, authority, successor string) (adminapi.Rollover, error)
+	Servings(ctx context.Context, s access.Scope) ([]adminapi.Serving, error)
 }
 
 // Registry is life after first boot: things, and how they are registered.
@@ -108,6 +130,12 @@ type Registry interface {
 	PutHook(ctx context.Context, by access.Actor, name string, r adminapi.HookRequest) (adminapi.Hook, error)
 	Registrations(ctx context.Context, s access.Scope) ([]adminapi.RegistrationRule, error)
 	PutRegistration(ctx context.Context, by access.Actor, authority string, r adminapi.RegistrationRequest) (adminapi.RegistrationRule, error)
+}
+
+// Backup makes backups of the whole service, whatever tenant asks.
+type Backup interface {
+	BackupState(ctx context.Context) (adminapi.BackupState, error)
+	MakeBackup(ctx context.Context, by access.Actor) (adminapi.BackupState, error)
 }
 
 // Log is the transparency log.

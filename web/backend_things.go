@@ -11,6 +11,7 @@ import (
 // Things is the things as people look for and change them. Certificates are
 // named by their ids.
 type Things interface {
+	Timeline
 	// SearchThings takes the search language. A page may be short, or empty,
 	// before the last.
 	SearchThings(ctx context.Context, s access.Scope, query string, p Page) (items []adminapi.Thing, next string, err error)

@@ -26,9 +26,6 @@ type Edge struct {
 	Metrics *Metrics
 	MaxBody int64         // octets; 0 means 1 MiB and 16 KiB for the JSON around it
 	Timeout time.Duration // of a request's work; 0 means 30 s
-	// LoosePath lets other spellings of a path through, for doors whose
-	// protocol puts base64 into it (RFC 6960, Appendix A.1).
-	LoosePath bool
 	// LooseBelow lets other spellings through below one path, such as /topics/,
 	// where a topic is percent-encoded. Whoever serves it may look at nothing but
 	// the decoded path.
@@ -136,6 +133,36 @@ func SetRoute(ctx context.Context, route string) {
 
 // Wrap puts the edge around a door's handler.
 func (e Edge) Wrap(next http.Handler) http.Handler {
+	e = e.filled()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve(w, r, next) })
+}
+
+// Thin is the edge of answers that are ready before they are asked for, and that
+// are asked for by every device every few hours: counters and a panic that stays in
+// its request. There is no log line for each, and the handler limits what it reads.
+func (e Edge) Thin(route string, next http.Handler) http.Handler {
+	e = e.filled()
+	seconds := e.Metrics.seconds.WithLabelValues(e.Door, route)
+	good := map[string]prometheus.Counter{}
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		good[method] = e.Metrics.requests.WithLabelValues(e.Door, method, route, "200")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start, sw := e.Now(), &statusWriter{ResponseWriter: w}
+		defer func() {
+			e.survive(sw, r, recover())
+			seconds.Observe(e.Now().Sub(start).Seconds())
+			if c := good[r.Method]; c != nil && (sw.status == 0 || sw.status == http.StatusOK) {
+				c.Inc()
+				return
+			}
+			e.Metrics.requests.WithLabelValues(e.Door, methodLabel(r.Method), route, strconv.Itoa(sw.status)).Inc()
+		}()
+		next.ServeHTTP(sw, r)
+	})
+}
+
+func (e Edge) filled() Edge {
 	if e.Log == nil {
 		e.Log = slog.New(slog.DiscardHandler)
 	}
@@ -151,7 +178,16 @@ func (e Edge) Wrap(next http.Handler) http.Handler {
 	if e.Metrics == nil {
 		e.Metrics, _ = NewMetrics(nil) // without a registry nothing can fail
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve(w, r, next) })
+	return e
+}
+
+// methodLabel is a method as a label: one of the client's making would be a memory leak.
+func methodLabel(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodPatch:
+		return method
+	}
+	return "other"
 }
 
 func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -176,22 +212,8 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	}
 
 	defer func() { e.finish(sw, r, t, start) }()
-	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			panic(v)
-		}
-		// The request is lost, the service is not (A57).
-		e.Metrics.panics.WithLabelValues(e.Door).Inc()
-		e.Log.ErrorContext(ctx, "handler panicked", "request_id", t.id, "door", e.Door, "panic", v, "stack", string(debug.Stack()))
-		if sw.status == 0 {
-			Fail(sw, r, errors.New("panic"))
-		}
-	}()
-	if !e.LoosePath && (e.LooseBelow == "" || !strings.HasPrefix(r.URL.Path, e.LooseBelow)) {
+	defer func() { e.survive(sw, r, recover()) }()
+	if e.LooseBelow == "" || !strings.HasPrefix(r.URL.Path, e.LooseBelow) {
 		if !onePath(r) {
 			Fail(sw, r, ErrRoute.New(""))
 			return
@@ -199,6 +221,22 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		r.URL.RawPath = "" // routes match the decoded path, of which there is one spelling
 	}
 	next.ServeHTTP(sw, r)
+}
+
+// survive ends a request whose handler panicked with v, if not nil: the request is
+// lost, the service is not (A57).
+func (e *Edge) survive(w *statusWriter, r *http.Request, v any) {
+	if v == nil {
+		return
+	}
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(v)
+	}
+	e.Metrics.panics.WithLabelValues(e.Door).Inc()
+	e.Log.ErrorContext(r.Context(), "handler panicked", "request_id", RequestID(r.Context()), "door", e.Door, "panic", v, "stack", string(debug.Stack()))
+	if w.status == 0 {
+		Fail(w, r, errors.New("panic"))
+	}
 }
 
 func (e *Edge) finish(sw *statusWriter, r *http.Request, t *trace, start time.Time) {
@@ -213,12 +251,7 @@ func (e *Edge) finish(sw *statusWriter, r *http.Request, t *trace, start time.Ti
 	if route == "" {
 		route = "unknown"
 	}
-	method := r.Method
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodPatch:
-	default:
-		method = "other" // a label of the client's making would be a memory leak
-	}
+	method := methodLabel(r.Method)
 	e.Metrics.requests.WithLabelValues(e.Door, method, route, strconv.Itoa(status)).Inc()
 	e.Metrics.seconds.WithLabelValues(e.Door, route).Observe(took.Seconds())
 	if t.fault != nil {
@@ -273,7 +306,7 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Guard sets the limits of a server against slow and large requests (A68).
 func Guard(s *http.Server) {
-	s.ReadHeaderTimeout = 5 * time.Second
+	s.ReadHeaderTimeout = 10 * time.Second // also of the handshake, and after a power cut a whole site shakes hands at once
 	s.ReadTimeout = 30 * time.Second
 	s.WriteTimeout = 60 * time.Second
 	s.IdleTimeout = 90 * time.Second

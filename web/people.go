@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,8 @@ import (
 type PeopleConfig struct {
 	Backend Backend // every part is needed
 	Access  *access.Authenticator
+	// Trail takes an entry for every action that changes something (A75).
+	Trail   access.TrailWriter
 	Cursors Cursors
 	// Console is mounted at /console/; nil leaves it out.
 	Console http.Handler
@@ -46,8 +49,8 @@ func NewPeople(cfg PeopleConfig) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Access == nil || cfg.Cursors.box == nil {
-		return nil, errors.New("web: the people's door needs an authenticator and cursors")
+	if cfg.Access == nil || cfg.Trail == nil || cfg.Cursors.box == nil {
+		return nil, errors.New("web: the people's door needs an authenticator, a trail and cursors")
 	}
 	for parts, i := reflect.ValueOf(cfg.Backend), 0; i < parts.NumField(); i++ {
 		if parts.Field(i).IsNil() {
@@ -105,6 +108,9 @@ func (p *people) mount(e *echo.Echo, table []Route) error {
 			return fmt.Errorf("web: %s has no success status", op.ID)
 		}
 		e.Add(r.Method, strings.NewReplacer("{", ":", "}", "").Replace(r.Pattern), func(c echo.Context) error {
+			if r.Action == access.OpenBreakGlass { // by who has the key, not by who has a token
+				return p.serveAnybody(c, &r, op)
+			}
 			return p.serve(c, &r, op, status)
 		})
 	}
@@ -123,20 +129,30 @@ func (p *people) serve(ec echo.Context, r *Route, op *operation, status int) err
 	}
 	actor := principal.Actor()
 	SetActor(ctx, actor.String())
-	if err := access.Require(actor, r.Action); err != nil {
-		return err
-	}
 	c := &call{Context: ec, principal: principal, actor: actor, scope: actor.Scope(), operation: op, people: p}
-	if c.query, err = op.checkQuery(req); err != nil {
-		return err
-	}
-	for name, param := range op.Path {
-		if err := param.Schema.checkParameter(ec.Param(name), name); err != nil {
+	var answer any
+	do := func(ctx context.Context) (err error) {
+		if err := access.Require(actor, r.Action); err != nil {
 			return err
 		}
+		if c.query, err = op.checkQuery(req); err != nil {
+			return err
+		}
+		for name, param := range op.Path {
+			if err := param.Schema.checkParameter(ec.Param(name), name); err != nil {
+				return err
+			}
+		}
+		ec.SetRequest(req.WithContext(ctx))
+		answer, err = r.handle(p, c)
+		return err
 	}
-	ec.SetRequest(req.WithContext(access.WithActor(ctx, actor)))
-	answer, err := r.handle(p, c)
+	ctx = access.WithActor(ctx, actor)
+	if access.ChangesState(r.Action) {
+		err = p.recorded(ctx, req, principal, r, do)
+	} else {
+		err = do(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -194,6 +210,7 @@ func body[T any](c *call) (v T, err error) {
 	if err != nil {
 		return v, err
 	}
+	c.noteBody(data, doc)
 	if err := c.people.contract.check(c.operation.Body, doc, "body"); err != nil {
 		return v, err
 	}

@@ -55,11 +55,7 @@ func PublicHandler(cfg PublicConfig) http.Handler {
 	}
 	// A GET carries base64 in its path (RFC 6960, Appendix A.1), where slashes
 	// come double and encoded; ServeMux would redirect them.
-	edge.LoosePath = true
-	ocsp := edge.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		SetRoute(r.Context(), "/ocsp/")
-		cfg.OCSP.ServeHTTP(w, r)
-	}))
+	ocsp := edge.Thin("/ocsp/", cfg.OCSP)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.URL.Path) > 6 && r.URL.Path[:6] == "/ocsp/" {
 			ocsp.ServeHTTP(w, r)

@@ -34,7 +34,7 @@ func newDoor(t *testing.T) *door {
 	d := &door{Service: webtest.New(t, nil), log: &bytes.Buffer{}}
 	d.Fake.Fill(t)
 	var err error
-	d.handler, err = web.NewPeople(web.PeopleConfig{Backend: d.Backend(), Access: d.Access, Cursors: web.NewCursors(nil), Log: slog.New(slog.NewJSONHandler(d.log, nil))})
+	d.handler, err = web.NewPeople(web.PeopleConfig{Backend: d.Backend(), Access: d.Access, Trail: d.Fake, Cursors: web.NewCursors(nil), Log: slog.New(slog.NewJSONHandler(d.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,28 +76,49 @@ func problem(t *testing.T, w *httptest.ResponseRecorder) string {
 // example fills a route's path and gives a body that its operation takes.
 func example(pattern, id string) (path, body string) {
 	path = strings.NewReplacer("{name}", "a-auditor", "{authority}", "devices-1", "{order}", webtest.OpenOrder, "{station}", webtest.Station,
-		"{serial}", webtest.Serial(1), "{device}", webtest.Unit, "{thing}", webtest.Unit, "{template}", "lamp", "{job}", webtest.Job, "{hook}", "erp").Replace(pattern)
+		"{serial}", webtest.Serial(1), "{device}", webtest.Unit, "{thing}", webtest.Unit, "{template}", "lamp", "{job}", webtest.Job, "{campaign}", webtest.Campaign, "{rollover}", webtest.Rollover, "{act}", webtest.Act, "{unit}", webtest.Unit, "{hook}", "erp", "{key}", webtest.AcmeKey,
+		"{digest}", strings.Repeat("ab", 32), "{class}/{version}", "lamp/1.4.0").Replace(pattern)
 	body = map[string]string{
-		"createPrincipal":     `{"name":"new-one","role":"auditor"}`,
-		"createAuthority":     `{"name":"devices-9","duty":"device","key_uri":"pkcs11:token=t;object=o","common_name":"Devices 9"}`,
-		"installAuthority":    `{"certificate":"PEM","root":"example-root"}`,
-		"putRootList":         `{"list":"PEM"}`,
-		"createRoot":          `{"name":"root-9","certificate":"PEM"}`,
-		"createOrder":         `{"id":"PO-9","product":"lamp","quantity":5,"serials":{"prefix":"L","first":1,"last":5,"width":3},"key_origin":"claimed"}`,
-		"approveOrder":        `{"payloadType":"application/vnd.hallmark.order+json","payload":"e30=","signatures":[{"keyid":"ab","sig":"AA=="}]}`,
-		"createEnrolPassword": `{"unit":"LMP-9","profile":"ldevid"}`,
-		"createStationCode":   `{"station":"st-9","site":"here"}`,
-		"revokeStation":       `{"note":"stolen"}`,
-		"revokeCertificate":   `{"reason":"superseded"}`,
-		"revokeDevice":        `{"reason":"privilegeWithdrawn"}`,
-		"putTemplate":         `{"body":"{}"}`,
-		"putHook":             `{"url":"https://erp.example/hook"}`,
-		"createJob":           `{"id":"update-9","targets":["thing/LMP-000001"],"document":"{}","parameters":{"v":"1"},"rollout":{"base_per_minute":5,"factor":1.5,"per_succeeded":10},"abort":[{"failure":"ALL","percent":12.5,"min_executed":4}]}`,
-		"cancelJob":           `{"force":true}`,
-		"addJobTargets":       `{"targets":["thinggroup/eu"]}`,
-		"cancelJobExecution":  `{}`,
-		"updateShadow":        `{"desired":{"lamp":"on"},"version":3}`,
-		"putRegistration":     `{"template":"lamp","enabled":true}`,
+		"createPrincipal":      `{"name":"new-one","role":"auditor"}`,
+		"createAuthority":      `{"name":"devices-9","duty":"device","key_uri":"pkcs11:token=t;object=o","common_name":"Devices 9"}`,
+		"installAuthority":     `{"certificate":"PEM","root":"example-root"}`,
+		"putRootList":          `{"list":"PEM"}`,
+		"createRoot":           `{"name":"root-9","certificate":"PEM"}`,
+		"createOrder":          `{"id":"PO-9","product":"lamp","quantity":5,"serials":{"prefix":"L","first":1,"last":5,"width":3},"key_origin":"claimed"}`,
+		"approveOrder":         `{"payloadType":"application/vnd.hallmark.order+json","payload":"e30=","signatures":[{"keyid":"ab","sig":"AA=="}]}`,
+		"createEnrolPassword":  `{"unit":"LMP-9","profile":"ldevid"}`,
+		"addCross":             `{"name":"old-by-new","certificate":"PEM"}`,
+		"createAcmeKey":        `{"profile":"ldevid","names":["LMP-9"]}`,
+		"createStationCode":    `{"station":"st-9","site":"here"}`,
+		"revokeStation":        `{"note":"stolen"}`,
+		"revokeCertificate":    `{"reason":"superseded"}`,
+		"revokeDevice":         `{"reason":"privilegeWithdrawn"}`,
+		"putTemplate":          `{"body":"{}"}`,
+		"putHook":              `{"url":"https://erp.example/hook"}`,
+		"createJob":            `{"id":"update-9","targets":["thing/LMP-000001"],"document":"{}","parameters":{"v":"1"},"rollout":{"base_per_minute":5,"factor":1.5,"per_succeeded":10},"abort":[{"failure":"ALL","percent":12.5,"min_executed":4}]}`,
+		"cancelJob":            `{"force":true}`,
+		"createCampaign":       `{"id":"rotate-9","kind":"rotate-certificate","targets":["thing/LMP-000001"],"stages":[{"name":"ten","percent":10,"watch_seconds":60}],"abort":[{"failure":"SILENT","percent":1.5,"min_executed":10}],"parameters":"{\"algorithm\":\"P-256\"}"}`,
+		"planCampaign":         `{"campaign":{"id":"rotate-9","kind":"rotate-certificate","targets":["thing/LMP-000001"]},"named":5}`,
+		"pauseCampaign":        `{}`,
+		"resumeCampaign":       `{}`,
+		"cancelCampaign":       `{"comment":"no"}`,
+		"rollbackCampaign":     `{}`,
+		"askCampaign":          `{}`,
+		"planTrustRollover":    `{"name":"roots-9","from":"root-1","to":"root-2","targets":["thinggroup/eu"],"gates":{"added":97.5}}`,
+		"advanceTrustRollover": `{}`,
+		"retryTrustRollover":   `{}`,
+		"cancelTrustRollover":  `{"comment":"no"}`,
+		"uploadFirmware":       `{"size":3,"offset":0,"octets":"AAAA"}`,
+		"publishFirmware":      `{"manifest":"0oA="}`,
+		"addJobTargets":        `{"targets":["thinggroup/eu"]}`,
+		"cancelJobExecution":   `{}`,
+		"updateShadow":         `{"desired":{"lamp":"on"},"version":3}`,
+		"putRegistration":      `{"template":"lamp","enabled":true}`,
+		"releaseUnits":         `{"name":"sale-1","units":["LMP-000001"],"to":"acme"}`,
+		"resetUnits":           `{"name":"back-1","units":["LMP-000001"]}`,
+		"decommissionUnits":    `{"name":"end-1","units":["LMP-000001"]}`,
+		"acceptUnits":          `{"code":"AAAA-BBBB","template":"lamp","groups":["eu"]}`,
+		"withdrawRelease":      `{"comment":"no"}`,
 	}[id]
 	if body == "" {
 		path, body = thingsExample(path, id)
@@ -170,6 +191,9 @@ func TestA65_RouteByRoleByTenant(t *testing.T) {
 	for _, r := range web.Routes() {
 		path, body := example(r.Pattern, ids[r.Method+" "+r.Pattern])
 		t.Run(r.Method+" "+r.Pattern, func(t *testing.T) {
+			if r.Action == access.OpenBreakGlass {
+				return // S42: for when nobody has a token; who has not the key is refused
+			}
 			d := newDoor(t)
 			if w := d.ask(t, "", "", r.Method, path, body); w.Code != 401 || problem(t, w) != "token-missing" {
 				t.Errorf("without a token: %d", w.Code)
@@ -191,7 +215,7 @@ func TestA65_RouteByRoleByTenant(t *testing.T) {
 				}
 				// Another tenant's people see nothing of it, and are told what
 				// they are told about what does not exist.
-				if may && strings.Contains(path, "{") == false && path != r.Pattern && !strings.Contains(r.Pattern, "{name}") && !strings.Contains(r.Pattern, "{hook}") && !strings.Contains(r.Pattern, "{kind}") && r.Method+r.Pattern != "PUT/api/v1/templates/{template}" {
+				if may && strings.Contains(path, "{") == false && path != r.Pattern && !strings.Contains(r.Pattern, "{name}") && !strings.Contains(r.Pattern, "{hook}") && !strings.Contains(r.Pattern, "{kind}") && !strings.Contains(r.Pattern, "{digest}") && r.Method+r.Pattern != "PUT/api/v1/templates/{template}" {
 					w := d.ask(t, webtest.Other, role, r.Method, path, body)
 					if w.Code != 404 {
 						t.Errorf("%s of another tenant gets %d: %s", role, w.Code, w.Body)
@@ -199,7 +223,7 @@ func TestA65_RouteByRoleByTenant(t *testing.T) {
 				}
 				if may && path == r.Pattern && r.Method == "GET" {
 					w := d.ask(t, webtest.Other, role, r.Method, path, body)
-					for _, secret := range []string{webtest.OpenOrder, webtest.Unit, webtest.Station, "devices-1", webtest.Serial(1)} {
+					for _, secret := range []string{webtest.OpenOrder, webtest.Unit, webtest.Station, "devices-1", webtest.Serial(1), webtest.AcmeKey} {
 						if strings.Contains(w.Body.String(), secret) {
 							t.Errorf("%s of another tenant sees %s", role, secret)
 						}
@@ -481,7 +505,7 @@ func TestNewPeople_NeedsEveryPart(t *testing.T) {
 	s := webtest.New(t, nil)
 	b := s.Backend()
 	b.Trust = nil
-	if _, err := web.NewPeople(web.PeopleConfig{Backend: b, Access: s.Access, Cursors: web.NewCursors(nil)}); err == nil || !strings.Contains(err.Error(), "Trust") {
+	if _, err := web.NewPeople(web.PeopleConfig{Backend: b, Access: s.Access, Trail: s.Fake, Cursors: web.NewCursors(nil)}); err == nil || !strings.Contains(err.Error(), "Trust") {
 		t.Errorf("error %v", err)
 	}
 }

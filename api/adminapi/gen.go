@@ -17,6 +17,45 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// AcmeKey defines model for AcmeKey.
+type AcmeKey struct {
+	// Account The ACME account that was made with it.
+	Account   string    `json:"account,omitempty,omitzero"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Id The key identifier (kid).
+	Id      string   `json:"id"`
+	Names   []string `json:"names"`
+	Order   string   `json:"order,omitempty,omitzero"`
+	Profile string   `json:"profile"`
+
+	// Secret The MAC key in base64url; shown only when it is made.
+	Secret string `json:"secret,omitempty,omitzero"`
+	State  string `json:"state"`
+}
+
+// AcmeKeyPage defines model for AcmeKeyPage.
+type AcmeKeyPage struct {
+	Items []AcmeKey `json:"items"`
+}
+
+// AcmeKeyRequest defines model for AcmeKeyRequest.
+type AcmeKeyRequest struct {
+	// Hours In which the account has to be made; a week without this member.
+	Hours int `json:"hours,omitempty,omitzero"`
+
+	// Names Devices as IDENTIFIER or IDENTIFIER=UNIT; servers as host names, with a dot before it everything below.
+	Names []string `json:"names"`
+
+	// Order The order that birth certificates (idevid) count on; only with them.
+	Order string `json:"order,omitempty,omitzero"`
+
+	// Profile The one profile that it is for.
+	Profile string `json:"profile"`
+}
+
 // Approval defines model for Approval.
 type Approval struct {
 	// KeyId Of the pinned key.
@@ -117,6 +156,9 @@ type Authority struct {
 	// Duty root, device or infrastructure
 	Duty string `json:"duty"`
 
+	// Exposed Its key is or was outside of a token, as far as the token tells, so copies of it may exist.
+	Exposed bool `json:"exposed,omitempty,omitzero"`
+
 	// Fingerprint SHA-256 of the certificate, hexadecimal.
 	Fingerprint string    `json:"fingerprint,omitempty,omitzero"`
 	IssueUntil  time.Time `json:"issue_until,omitempty,omitzero"`
@@ -132,7 +174,7 @@ type Authority struct {
 	Serial    string    `json:"serial,omitempty,omitzero"`
 	Shards    int       `json:"shards"`
 
-	// State pending, active or closed
+	// State pending, active, closed, revoked or ended
 	State   string `json:"state"`
 	Subject string `json:"subject,omitempty,omitzero"`
 }
@@ -148,15 +190,62 @@ type AuthorityRequest struct {
 	Algorithm string `json:"algorithm,omitempty,omitzero"`
 
 	// BaseUrl Start of the URLs in its certificates, frozen (S3); the configured one if not given.
-	BaseUrl    string    `json:"base_url,omitempty,omitzero"`
-	CommonName string    `json:"common_name"`
-	Duty       string    `json:"duty"`
+	BaseUrl string `json:"base_url,omitempty,omitzero"`
+
+	// Certificate PEM: imports an authority that exists, whose key is at key_uri. Where its duty is served it issues nothing before a declaration names it.
+	Certificate string `json:"certificate,omitempty,omitzero"`
+	CommonName  string `json:"common_name"`
+	Duty        string `json:"duty"`
+
+	// Excluded Names that no certificate of it may have.
+	Excluded   []string  `json:"excluded,omitempty,omitzero"`
 	IssueUntil time.Time `json:"issue_until,omitempty,omitzero"`
 
 	// KeyUri Where the key is made: token and object (RFC 7512). A PIN does not belong here.
 	KeyUri string `json:"key_uri"`
 	Name   string `json:"name"`
+
+	// Permitted Names that its certificates must keep to: dns:example.com, ip:10.0.0.0/8, uri:example.com, directory:C=DE,O=Example. The root is asked to write them into its certificate.
+	Permitted []string `json:"permitted,omitempty,omitzero"`
+
+	// Purposes Purposes of everything below it: client-auth, server-auth, ocsp-signing.
+	Purposes []string `json:"purposes,omitempty,omitzero"`
+
+	// Root With certificate: the name of the root that signed it.
+	Root   string `json:"root,omitempty,omitzero"`
 	Shards int    `json:"shards,omitempty,omitzero"`
+}
+
+// BackupState defines model for BackupState.
+type BackupState struct {
+	// Done Rows that are written.
+	Done int64 `json:"done"`
+
+	// Failure Why the last attempt failed; empty if it did not.
+	Failure     string `json:"failure,omitempty,omitzero"`
+	FailureCode string `json:"failure_code,omitempty,omitzero"`
+
+	// File The last backup of this node since its start, on the service's machine.
+	File string `json:"file,omitempty,omitzero"`
+
+	// Leaves Of the log.
+	Leaves int64     `json:"leaves,omitempty,omitzero"`
+	MadeAt time.Time `json:"made_at,omitempty,omitzero"`
+
+	// MasterKey It carries the master key, encrypted for backup.key_recipients.
+	MasterKey bool  `json:"master_key,omitempty,omitzero"`
+	Octets    int64 `json:"octets,omitempty,omitzero"`
+	Rows      int64 `json:"rows,omitempty,omitzero"`
+	Running   bool  `json:"running"`
+
+	// Stage What is being done.
+	Stage string `json:"stage,omitempty,omitzero"`
+
+	// TookMs With reading it back.
+	TookMs int64 `json:"took_ms,omitempty,omitzero"`
+
+	// Total Rows that there are.
+	Total int64 `json:"total"`
 }
 
 // BillingGroupChange What may change of a billing group; what is absent stays.
@@ -173,6 +262,62 @@ type BillingGroupRequest struct {
 	Description string            `json:"description,omitempty,omitzero"`
 	Name        string            `json:"name"`
 	Tags        map[string]string `json:"tags,omitempty,omitzero"`
+}
+
+// BreakGlass defines model for BreakGlass.
+type BreakGlass struct {
+	// DrilledAt The last drill with this key.
+	DrilledAt time.Time `json:"drilled_at,omitempty,omitzero"`
+
+	// KeyId Of the configured key; empty if there is none.
+	KeyId string `json:"key_id"`
+
+	// Open Sessions that work now.
+	Open     int                 `json:"open"`
+	Sessions []BreakGlassSession `json:"sessions"`
+
+	// Spent The key opened its session; a new one is needed.
+	Spent bool `json:"spent"`
+}
+
+// BreakGlassClosed defines model for BreakGlassClosed.
+type BreakGlassClosed struct {
+	Id string `json:"id"`
+}
+
+// BreakGlassNonce defines model for BreakGlassNonce.
+type BreakGlassNonce struct {
+	// Nonce Good for five minutes.
+	Nonce string `json:"nonce"`
+}
+
+// BreakGlassOpening defines model for BreakGlassOpening.
+type BreakGlassOpening struct {
+	// Drill An exercise: the session may do nothing, and the key is not spent.
+	Drill  bool   `json:"drill,omitempty,omitzero"`
+	KeyId  string `json:"key_id"`
+	Nonce  string `json:"nonce"`
+	Reason string `json:"reason"`
+
+	// Signature Ed25519 by the break-glass key over all of the others.
+	Signature []byte `json:"signature"`
+	Tenant    string `json:"tenant"`
+}
+
+// BreakGlassSession defines model for BreakGlassSession.
+type BreakGlassSession struct {
+	ClosedAt  time.Time `json:"closed_at,omitempty,omitzero"`
+	Drill     bool      `json:"drill"`
+	ExpiresAt time.Time `json:"expires_at"`
+	From      string    `json:"from"`
+	Id        string    `json:"id"`
+	KeyId     string    `json:"key_id"`
+	OpenedAt  time.Time `json:"opened_at"`
+	Reason    string    `json:"reason"`
+	Tenant    string    `json:"tenant"`
+
+	// Token Shown once.
+	Token string `json:"token,omitempty,omitzero"`
 }
 
 // BudgetRequest defines model for BudgetRequest.
@@ -213,6 +358,335 @@ type BulkResult struct {
 	Line    int64  `json:"line"`
 	Message string `json:"message,omitempty,omitzero"`
 	Thing   string `json:"thing,omitempty,omitzero"`
+}
+
+// Campaign defines model for Campaign.
+type Campaign struct {
+	Abort []CampaignAbort `json:"abort,omitempty,omitzero"`
+
+	// Active Something is still to do.
+	Active     bool   `json:"active"`
+	ApprovedBy string `json:"approved_by,omitempty,omitzero"`
+
+	// By Who changed its state last; absent: itself.
+	By string `json:"by,omitempty,omitzero"`
+
+	// Canary A thing group: those of the targets that are in it are the first stage.
+	Canary             string `json:"canary,omitempty,omitzero"`
+	CanaryWatchSeconds int64  `json:"canary_watch_seconds,omitempty,omitzero"`
+
+	// Code Why it is in its state.
+	Code string `json:"code,omitempty,omitzero"`
+
+	// Continuous Goes on with devices that become targets later.
+	Continuous  bool      `json:"continuous,omitempty,omitzero"`
+	CreatedAt   time.Time `json:"created_at"`
+	CreatedBy   string    `json:"created_by"`
+	Description string    `json:"description,omitempty,omitzero"`
+	Detail      string    `json:"detail,omitempty,omitzero"`
+
+	// Enumerated Every target was looked at.
+	Enumerated bool              `json:"enumerated,omitempty,omitzero"`
+	Failures   []CampaignFailure `json:"failures"`
+	FinishedAt time.Time         `json:"finished_at,omitempty,omitzero"`
+
+	// Hash What a second person approves: SHA-256 over what is to be done.
+	Hash string `json:"hash"`
+
+	// History How it went, oldest first: between two samples all was as in the first; only in the answer about one campaign.
+	History []CampaignSample `json:"history,omitempty,omitzero"`
+	Id      string           `json:"id"`
+
+	// JitterSeconds A stage's devices are spread over this time.
+	JitterSeconds int64 `json:"jitter_seconds,omitempty,omitzero"`
+
+	// Kind rotate-certificate, update-trust or update-firmware.
+	Kind              string          `json:"kind"`
+	Members           []CampaignCount `json:"members"`
+	OfferedLastMinute int64           `json:"offered_last_minute,omitempty,omitzero"`
+
+	// Parameters Of the kind, as JSON.
+	Parameters string `json:"parameters,omitempty,omitzero"`
+
+	// Plan The stages as they are run, with the canary and up to all.
+	Plan []CampaignStage `json:"plan"`
+
+	// Query A search over things; its finds are targets too.
+	Query  string `json:"query,omitempty,omitzero"`
+	Reason string `json:"reason"`
+
+	// Request The approval request.
+	Request    string           `json:"request,omitempty,omitzero"`
+	RolledBack bool             `json:"rolled_back,omitempty,omitzero"`
+	Rollout    JobRollout       `json:"rollout,omitempty,omitzero"`
+	Schedule   CampaignSchedule `json:"schedule,omitempty,omitzero"`
+
+	// SilenceSeconds A device that began and is away for so long is lost; as the time-out if not given.
+	SilenceSeconds int64 `json:"silence_seconds,omitempty,omitzero"`
+
+	// SoakSeconds From proven to finished.
+	SoakSeconds int64 `json:"soak_seconds,omitempty,omitzero"`
+
+	// Stage That runs; an index of plan.
+	Stage int `json:"stage"`
+
+	// StageEnded Its last device has ended; the watch runs.
+	StageEnded   time.Time `json:"stage_ended,omitempty,omitzero"`
+	StageStarted time.Time `json:"stage_started,omitempty,omitzero"`
+
+	// Stages None is one stage of all.
+	Stages []CampaignStage `json:"stages,omitempty,omitzero"`
+	State  string          `json:"state"`
+
+	// Targets thing/NAME or thinggroup/NAME; dynamic groups too.
+	Targets []string `json:"targets"`
+
+	// Thresholds Where it stands with what it stops at; only in the answer about one campaign.
+	Thresholds []CampaignThreshold `json:"thresholds,omitempty,omitzero"`
+
+	// TimeoutSeconds For a device to be proven, once it began; a day if not given.
+	TimeoutSeconds int64     `json:"timeout_seconds,omitempty,omitzero"`
+	UpdatedAt      time.Time `json:"updated_at"`
+	Version        int64     `json:"version"`
+
+	// ZoneAttribute The things' attribute with the zone (Europe/Berlin) in which windows are read.
+	ZoneAttribute string `json:"zone_attribute,omitempty,omitzero"`
+}
+
+// CampaignAbort defines model for CampaignAbort.
+type CampaignAbort struct {
+	Failure string `json:"failure"`
+
+	// MinExecuted Nothing is decided before so many ended.
+	MinExecuted int64 `json:"min_executed"`
+
+	// Percent Of the devices that ended.
+	Percent float64 `json:"percent"`
+}
+
+// CampaignCount defines model for CampaignCount.
+type CampaignCount struct {
+	Members int64 `json:"members"`
+
+	// Stage -1: of none yet.
+	Stage int    `json:"stage"`
+	State string `json:"state"`
+}
+
+// CampaignFailure defines model for CampaignFailure.
+type CampaignFailure struct {
+	Code    string `json:"code"`
+	Members int64  `json:"members"`
+	State   string `json:"state"`
+}
+
+// CampaignMember defines model for CampaignMember.
+type CampaignMember struct {
+	After     string    `json:"after,omitempty,omitzero"`
+	Attempt   int64     `json:"attempt"`
+	Before    string    `json:"before,omitempty,omitzero"`
+	BeganAt   time.Time `json:"began_at,omitempty,omitzero"`
+	Code      string    `json:"code,omitempty,omitzero"`
+	Detail    string    `json:"detail,omitempty,omitzero"`
+	NotBefore time.Time `json:"not_before,omitempty,omitzero"`
+	OfferedAt time.Time `json:"offered_at,omitempty,omitzero"`
+	Since     time.Time `json:"since"`
+
+	// Stage -1: of none yet.
+	Stage int    `json:"stage"`
+	State string `json:"state"`
+	Thing string `json:"thing"`
+}
+
+// CampaignMemberPage defines model for CampaignMemberPage.
+type CampaignMemberPage struct {
+	Items []CampaignMember `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// CampaignNote defines model for CampaignNote.
+type CampaignNote struct {
+	Comment string `json:"comment,omitempty,omitzero"`
+}
+
+// CampaignPage defines model for CampaignPage.
+type CampaignPage struct {
+	Items []Campaign `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// CampaignPlan defines model for CampaignPlan.
+type CampaignPlan struct {
+	More bool `json:"more"`
+
+	// Named The first devices, in the order of their turns.
+	Named   []CampaignPlanThing `json:"named"`
+	Skipped []CampaignPlanSkip  `json:"skipped"`
+	Stages  []CampaignPlanStage `json:"stages"`
+
+	// Things Targets.
+	Things int64 `json:"things"`
+
+	// TwoPeople Somebody else has to approve it.
+	TwoPeople bool `json:"two_people"`
+
+	// Wanting Of them want the change.
+	Wanting int64 `json:"wanting"`
+}
+
+// CampaignPlanRequest defines model for CampaignPlanRequest.
+type CampaignPlanRequest struct {
+	Campaign CampaignRequest `json:"campaign"`
+
+	// Named How many devices are named.
+	Named int `json:"named,omitempty,omitzero"`
+}
+
+// CampaignPlanSkip defines model for CampaignPlanSkip.
+type CampaignPlanSkip struct {
+	Code    string `json:"code"`
+	Example string `json:"example"`
+	Things  int64  `json:"things"`
+	Words   string `json:"words"`
+}
+
+// CampaignPlanStage defines model for CampaignPlanStage.
+type CampaignPlanStage struct {
+	Earliest time.Time `json:"earliest"`
+
+	// Latest Earliest turn of its last device.
+	Latest       time.Time `json:"latest"`
+	Name         string    `json:"name"`
+	Things       int64     `json:"things"`
+	WatchSeconds int64     `json:"watch_seconds"`
+}
+
+// CampaignPlanThing defines model for CampaignPlanThing.
+type CampaignPlanThing struct {
+	Before   string    `json:"before,omitempty,omitzero"`
+	Earliest time.Time `json:"earliest"`
+	Stage    int       `json:"stage"`
+	Thing    string    `json:"thing"`
+}
+
+// CampaignRequest defines model for CampaignRequest.
+type CampaignRequest struct {
+	Abort []CampaignAbort `json:"abort,omitempty,omitzero"`
+
+	// Canary A thing group: those of the targets that are in it are the first stage.
+	Canary             string `json:"canary,omitempty,omitzero"`
+	CanaryWatchSeconds int64  `json:"canary_watch_seconds,omitempty,omitzero"`
+
+	// Continuous Goes on with devices that become targets later.
+	Continuous  bool   `json:"continuous,omitempty,omitzero"`
+	Description string `json:"description,omitempty,omitzero"`
+	Id          string `json:"id"`
+
+	// JitterSeconds A stage's devices are spread over this time.
+	JitterSeconds int64 `json:"jitter_seconds,omitempty,omitzero"`
+
+	// Kind rotate-certificate, update-trust or update-firmware.
+	Kind string `json:"kind"`
+
+	// Parameters Of the kind, as JSON.
+	Parameters string `json:"parameters,omitempty,omitzero"`
+
+	// Query A search over things; its finds are targets too.
+	Query    string           `json:"query,omitempty,omitzero"`
+	Reason   string           `json:"reason,omitempty,omitzero"`
+	Rollout  JobRollout       `json:"rollout,omitempty,omitzero"`
+	Schedule CampaignSchedule `json:"schedule,omitempty,omitzero"`
+
+	// SilenceSeconds A device that began and is away for so long is lost; as the time-out if not given.
+	SilenceSeconds int64 `json:"silence_seconds,omitempty,omitzero"`
+
+	// SoakSeconds From proven to finished.
+	SoakSeconds int64 `json:"soak_seconds,omitempty,omitzero"`
+
+	// Stages None is one stage of all.
+	Stages []CampaignStage `json:"stages,omitempty,omitzero"`
+
+	// Targets thing/NAME or thinggroup/NAME; dynamic groups too.
+	Targets []string `json:"targets,omitempty,omitzero"`
+
+	// TimeoutSeconds For a device to be proven, once it began; a day if not given.
+	TimeoutSeconds int64 `json:"timeout_seconds,omitempty,omitzero"`
+
+	// ZoneAttribute The things' attribute with the zone (Europe/Berlin) in which windows are read.
+	ZoneAttribute string `json:"zone_attribute,omitempty,omitzero"`
+}
+
+// CampaignSample defines model for CampaignSample.
+type CampaignSample struct {
+	At time.Time `json:"at"`
+
+	// Bad Failed, rejected, timed out or silent.
+	Bad int64 `json:"bad"`
+
+	// Told Devices that were offered the change.
+	Told int64 `json:"told"`
+
+	// Well Proven, soaking or done.
+	Well int64 `json:"well"`
+}
+
+// CampaignSchedule defines model for CampaignSchedule.
+type CampaignSchedule struct {
+	// End When the campaign is cancelled, if it is not over.
+	End   time.Time `json:"end,omitempty,omitzero"`
+	Start time.Time `json:"start,omitempty,omitzero"`
+
+	// Windows Devices are told in these times only, each in its own zone.
+	Windows []JobWindow `json:"windows,omitempty,omitzero"`
+}
+
+// CampaignStage defines model for CampaignStage.
+type CampaignStage struct {
+	Name string `json:"name"`
+
+	// Percent Of all devices, with the stages before.
+	Percent float64 `json:"percent"`
+
+	// WatchSeconds After its last device ended, before the next stage.
+	WatchSeconds int64 `json:"watch_seconds,omitempty,omitzero"`
+}
+
+// CampaignStep defines model for CampaignStep.
+type CampaignStep struct {
+	After    string    `json:"after,omitempty,omitzero"`
+	At       time.Time `json:"at"`
+	Attempt  int64     `json:"attempt"`
+	Before   string    `json:"before,omitempty,omitzero"`
+	Campaign string    `json:"campaign"`
+	Code     string    `json:"code,omitempty,omitzero"`
+	Detail   string    `json:"detail,omitempty,omitzero"`
+	Stage    int       `json:"stage"`
+	State    string    `json:"state"`
+}
+
+// CampaignStepPage defines model for CampaignStepPage.
+type CampaignStepPage struct {
+	Items []CampaignStep `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// CampaignThreshold defines model for CampaignThreshold.
+type CampaignThreshold struct {
+	// Ended Devices that ended since somebody last resumed the campaign, well or not.
+	Ended int64 `json:"ended"`
+
+	// Failed Of them, those that failed in this way.
+	Failed      int64   `json:"failed"`
+	Failure     string  `json:"failure"`
+	MinExecuted int64   `json:"min_executed"`
+	Percent     float64 `json:"percent"`
+	Reached     bool    `json:"reached"`
 }
 
 // Certificate defines model for Certificate.
@@ -326,6 +800,42 @@ type ClaimRequest struct {
 	Outstanding int64    `json:"outstanding,omitempty,omitzero"`
 	PerMinute   int64    `json:"per_minute,omitempty,omitzero"`
 	Template    string   `json:"template"`
+}
+
+// Cross defines model for Cross.
+type Cross struct {
+	AddedAt time.Time `json:"added_at"`
+	AddedBy string    `json:"added_by"`
+
+	// Certificate PEM.
+	Certificate string `json:"certificate"`
+
+	// Fingerprint SHA-256.
+	Fingerprint string    `json:"fingerprint"`
+	Name        string    `json:"name"`
+	NotAfter    time.Time `json:"not_after"`
+	NotBefore   time.Time `json:"not_before"`
+
+	// Of The root that it certifies.
+	Of string `json:"of"`
+
+	// Root The root that signed it.
+	Root string `json:"root"`
+
+	// Url Where it is served.
+	Url string `json:"url"`
+}
+
+// CrossPage defines model for CrossPage.
+type CrossPage struct {
+	Items []Cross `json:"items"`
+}
+
+// CrossRequest defines model for CrossRequest.
+type CrossRequest struct {
+	// Certificate PEM.
+	Certificate string `json:"certificate"`
+	Name        string `json:"name"`
 }
 
 // DeclaredDocument defines model for DeclaredDocument.
@@ -495,6 +1005,79 @@ type EnvelopeSignature struct {
 	// Keyid SHA-256 of the subjectPublicKeyInfo, hexadecimal.
 	Keyid string `json:"keyid"`
 	Sig   []byte `json:"sig"`
+}
+
+// Firmware defines model for Firmware.
+type Firmware struct {
+	Class     string    `json:"class"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+
+	// DecidedBy Who released or withdrew it.
+	DecidedBy string `json:"decided_by,omitempty,omitzero"`
+
+	// Digest SHA-256 of the image.
+	Digest    string    `json:"digest"`
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Floor A device that ran it never goes below.
+	Floor    string   `json:"floor"`
+	Hardware []string `json:"hardware"`
+
+	// Hash SHA-256 of the signed manifest; this is what a second person approves.
+	Hash string `json:"hash"`
+
+	// Problem Why the manifest does not count now.
+	Problem string `json:"problem,omitempty,omitzero"`
+
+	// Request The approval request.
+	Request string `json:"request,omitempty,omitzero"`
+
+	// Requires A device has at least this before.
+	Requires string `json:"requires,omitempty,omitzero"`
+
+	// Signers Identifiers of the keys whose signatures count.
+	Signers []string `json:"signers,omitempty,omitzero"`
+	Size    int64    `json:"size"`
+
+	// State awaiting-approval, released or withdrawn.
+	State string `json:"state"`
+
+	// Url What jobs may name as an address that is signed for each device.
+	Url     string `json:"url,omitempty,omitzero"`
+	Version string `json:"version"`
+}
+
+// FirmwarePage defines model for FirmwarePage.
+type FirmwarePage struct {
+	Items []Firmware `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// FirmwarePart defines model for FirmwarePart.
+type FirmwarePart struct {
+	// Octets The part, in base64.
+	Octets []byte `json:"octets"`
+
+	// Offset Of this part.
+	Offset int64 `json:"offset"`
+
+	// Size Of the whole image.
+	Size int64 `json:"size"`
+}
+
+// FirmwareRequest defines model for FirmwareRequest.
+type FirmwareRequest struct {
+	// Manifest As it was signed, in base64.
+	Manifest []byte `json:"manifest"`
+}
+
+// FirmwareUpload defines model for FirmwareUpload.
+type FirmwareUpload struct {
+	Have int64 `json:"have"`
+	Size int64 `json:"size"`
 }
 
 // FleetCertificate defines model for FleetCertificate.
@@ -870,6 +1453,54 @@ type List struct {
 	Url        string    `json:"url"`
 }
 
+// ListDestination defines model for ListDestination.
+type ListDestination struct {
+	// Failed Attempts since the service started.
+	Failed int64 `json:"failed"`
+
+	// Fault Of the last attempt; absent after a success.
+	Fault string `json:"fault,omitempty,omitzero"`
+
+	// LastSuccess Absent before the first.
+	LastSuccess time.Time `json:"last_success,omitempty,omitzero"`
+
+	// Name Where it is, without secrets.
+	Name string `json:"name"`
+
+	// Pending Files that are not there yet.
+	Pending int `json:"pending"`
+
+	// Sent Files since the service started.
+	Sent int64 `json:"sent"`
+}
+
+// ListDestinationPage defines model for ListDestinationPage.
+type ListDestinationPage struct {
+	Items []ListDestination `json:"items"`
+}
+
+// ListImport defines model for ListImport.
+type ListImport struct {
+	Current bool `json:"current"`
+	Entries int  `json:"entries"`
+
+	// Fault Of the last attempt; absent after a success.
+	Fault string `json:"fault,omitempty,omitzero"`
+
+	// FetchedAt Of the last success.
+	FetchedAt  time.Time `json:"fetched_at,omitempty,omitzero"`
+	Name       string    `json:"name"`
+	NextUpdate time.Time `json:"next_update,omitempty,omitzero"`
+
+	// Number Of the list that counts; absent before the first.
+	Number string `json:"number,omitempty,omitzero"`
+}
+
+// ListImportPage defines model for ListImportPage.
+type ListImportPage struct {
+	Items []ListImport `json:"items"`
+}
+
 // ListPage defines model for ListPage.
 type ListPage struct {
 	Items []List `json:"items"`
@@ -908,7 +1539,7 @@ type LogLeaf struct {
 	Tenant  string `json:"tenant,omitempty,omitzero"`
 	Tool    string `json:"tool,omitempty,omitzero"`
 
-	// Type issue, revoke, hold, release, void or block.
+	// Type issue, revoke, hold, release, void or block; lost for a leaf whose facts went with a restore: its entry is the hash in the tree.
 	Type string `json:"type,omitempty,omitzero"`
 }
 
@@ -1055,6 +1686,7 @@ type Order struct {
 	Organization string    `json:"organization,omitempty,omitzero"`
 	Product      string    `json:"product"`
 	Quantity     int64     `json:"quantity"`
+	Region       string    `json:"region,omitempty,omitzero"`
 
 	// Serials The serial rule in words.
 	Serials string `json:"serials"`
@@ -1097,11 +1729,149 @@ type OrderRequest struct {
 	Product      string `json:"product"`
 	Quantity     int64  `json:"quantity"`
 
+	// Region Where it is made or goes; may decide which authority issues.
+	Region string `json:"region,omitempty,omitzero"`
+
 	// Serials Which units an order may make; exactly one of a range (prefix, first, last, width), a pattern, or a list.
 	Serials SerialRule `json:"serials"`
 
 	// Stations Stations that may work on it; without them every active one.
 	Stations []string `json:"stations,omitempty,omitzero"`
+}
+
+// OwnershipAcceptance defines model for OwnershipAcceptance.
+type OwnershipAcceptance struct {
+	Code string `json:"code"`
+
+	// Groups Besides those of the template.
+	Groups []string `json:"groups,omitempty,omitzero"`
+	Note   string   `json:"note,omitempty,omitzero"`
+
+	// Template A template of the kind first-boot by which the devices are registered. Not needed for units of this tenant's own authorities, whose registration says it.
+	Template string `json:"template,omitempty,omitzero"`
+}
+
+// OwnershipAct defines model for OwnershipAct.
+type OwnershipAct struct {
+	At time.Time `json:"at"`
+	By string    `json:"by"`
+
+	// Code Of a release, when it is made; told once.
+	Code string `json:"code,omitempty,omitzero"`
+
+	// EndedAt When it was accepted or withdrawn.
+	EndedAt   time.Time `json:"ended_at,omitempty,omitzero"`
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+
+	// Kind release, reset or decommission.
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	Note string `json:"note,omitempty,omitzero"`
+
+	// State Of a release: open, accepted or withdrawn; of the others: done.
+	State string   `json:"state"`
+	To    string   `json:"to,omitempty,omitzero"`
+	Units []string `json:"units"`
+}
+
+// OwnershipActPage defines model for OwnershipActPage.
+type OwnershipActPage struct {
+	Items []OwnershipAct `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// OwnershipArchive A thing as its owner had it.
+type OwnershipArchive struct {
+	Attributes    map[string]string      `json:"attributes,omitempty,omitzero"`
+	BillingGroup  string                 `json:"billing_group,omitempty,omitzero"`
+	Certificates  []OwnershipCertificate `json:"certificates,omitempty,omitzero"`
+	Configuration map[string]string      `json:"configuration,omitempty,omitzero"`
+	CreatedAt     time.Time              `json:"created_at"`
+	Groups        []string               `json:"groups,omitempty,omitzero"`
+	Policies      []string               `json:"policies,omitempty,omitzero"`
+
+	// Shadows The documents by the names of the shadows; the classic one is named "".
+	Shadows map[string]string `json:"shadows,omitempty,omitzero"`
+	Thing   string            `json:"thing"`
+	Type    string            `json:"type,omitempty,omitzero"`
+}
+
+// OwnershipBirth defines model for OwnershipBirth.
+type OwnershipBirth struct {
+	Authority string    `json:"authority"`
+	NotAfter  time.Time `json:"not_after"`
+	NotBefore time.Time `json:"not_before"`
+
+	// Origin Where its key came from.
+	Origin string `json:"origin"`
+	Serial string `json:"serial"`
+	Sha256 string `json:"sha256"`
+}
+
+// OwnershipCertificate defines model for OwnershipCertificate.
+type OwnershipCertificate struct {
+	Authority string   `json:"authority,omitempty,omitzero"`
+	Id        string   `json:"id"`
+	Policies  []string `json:"policies,omitempty,omitzero"`
+	Serial    string   `json:"serial,omitempty,omitzero"`
+
+	// Status As it was.
+	Status string `json:"status"`
+}
+
+// OwnershipEvent defines model for OwnershipEvent.
+type OwnershipEvent struct {
+	Act     string             `json:"act,omitempty,omitzero"`
+	Archive []OwnershipArchive `json:"archive,omitempty,omitzero"`
+	At      time.Time          `json:"at"`
+	By      string             `json:"by"`
+	Note    string             `json:"note,omitempty,omitzero"`
+
+	// Revoked Serial numbers that were revoked with it.
+	Revoked []string `json:"revoked,omitempty,omitzero"`
+
+	// What released, handed-over, withdrawn, accepted, reset or decommissioned.
+	What string `json:"what"`
+}
+
+// OwnershipRequest defines model for OwnershipRequest.
+type OwnershipRequest struct {
+	Name string `json:"name"`
+	Note string `json:"note,omitempty,omitzero"`
+
+	// To Of a release: the only tenant that may accept it; anybody with the code if not given.
+	To    string   `json:"to,omitempty,omitzero"`
+	Units []string `json:"units"`
+
+	// ValidSeconds Of a release: how long its code is valid; a week if not given.
+	ValidSeconds int64 `json:"valid_seconds,omitempty,omitzero"`
+}
+
+// OwnershipUnit defines model for OwnershipUnit.
+type OwnershipUnit struct {
+	// Act What brought it into this state.
+	Act     string           `json:"act,omitempty,omitzero"`
+	Birth   OwnershipBirth   `json:"birth,omitempty,omitzero"`
+	Groups  []string         `json:"groups,omitempty,omitzero"`
+	History []OwnershipEvent `json:"history"`
+
+	// Home The tenant of the authority that made its birth certificate, if it is another one.
+	Home  string    `json:"home,omitempty,omitzero"`
+	Since time.Time `json:"since,omitempty,omitzero"`
+
+	// State owned, released, decommissioned, or elsewhere: it is no device of this tenant.
+	State string `json:"state"`
+
+	// Template By which it is registered, if it was accepted with one.
+	Template string `json:"template,omitempty,omitzero"`
+	Unit     string `json:"unit"`
+}
+
+// OwnershipUnits defines model for OwnershipUnits.
+type OwnershipUnits struct {
+	Items []OwnershipUnit `json:"items"`
 }
 
 // Plan defines model for Plan.
@@ -1531,6 +2301,12 @@ type RevocationPlan struct {
 
 	// RevokeHash What an approval of the stage revoke is about.
 	RevokeHash string `json:"revoke_hash,omitempty,omitzero"`
+	Rotate     bool   `json:"rotate,omitempty,omitzero"`
+
+	// RotateHash What an approval of the stage rotate is about.
+	RotateHash           string `json:"rotate_hash,omitempty,omitzero"`
+	RotateSoakSeconds    int64  `json:"rotate_soak_seconds,omitempty,omitzero"`
+	RotateTimeoutSeconds int64  `json:"rotate_timeout_seconds,omitempty,omitzero"`
 
 	// Stage Of a running or paused plan.
 	Stage string `json:"stage,omitempty,omitzero"`
@@ -1606,11 +2382,20 @@ type RevocationPlanReport struct {
 	// Failed Certificates whose rows cannot be trusted; fsck names them.
 	Failed int64 `json:"failed"`
 
+	// Held Stage rotate: certificates of the others, on hold now.
+	Held int64 `json:"held,omitempty,omitzero"`
+
 	// Late Changed certificates that covered devices got after the plan was made.
-	Late      int64     `json:"late"`
+	Late int64 `json:"late"`
+
+	// Rotated Stage rotate: devices that live on a new certificate.
+	Rotated   int64     `json:"rotated,omitempty,omitzero"`
 	Stage     string    `json:"stage"`
 	StartedAt time.Time `json:"started_at"`
 	StartedBy string    `json:"started_by"`
+
+	// Waiting Stage rotate: devices under way.
+	Waiting int64 `json:"waiting,omitempty,omitzero"`
 }
 
 // RevocationPlanRequest defines model for RevocationPlanRequest.
@@ -1636,6 +2421,15 @@ type RevocationPlanRequest struct {
 	// Reenrol The devices may get new certificates; else they are blocked.
 	Reenrol bool `json:"reenrol,omitempty,omitzero"`
 
+	// Rotate Devices that are connected get new certificates before theirs are revoked. They may get new ones later, too.
+	Rotate bool `json:"rotate,omitempty,omitzero"`
+
+	// RotateSoakSeconds From the proof of a new certificate to the end of the old one.
+	RotateSoakSeconds int64 `json:"rotate_soak_seconds,omitempty,omitzero"`
+
+	// RotateTimeoutSeconds That a device gets once it was told; 3600 if not given.
+	RotateTimeoutSeconds int64 `json:"rotate_timeout_seconds,omitempty,omitzero"`
+
 	// Station Certificates that this station asked for.
 	Station string `json:"station,omitempty,omitzero"`
 
@@ -1659,6 +2453,56 @@ type RevokeRequest struct {
 	Reason       string `json:"reason"`
 }
 
+// Rollover defines model for Rollover.
+type Rollover struct {
+	// Alone Declarations that it serves alone.
+	Alone     []string `json:"alone,omitempty,omitzero"`
+	Authority string   `json:"authority"`
+
+	// Certificates How many it issued.
+	Certificates int64           `json:"certificates"`
+	Checks       []RolloverCheck `json:"checks"`
+
+	// LastEnds When the last of them ends.
+	LastEnds time.Time `json:"last_ends,omitempty,omitzero"`
+
+	// Ready Nothing speaks against the start.
+	Ready bool `json:"ready"`
+
+	// Stage What was decided: overlap, closed or revoked; empty if nothing was.
+	Stage string `json:"stage,omitempty,omitzero"`
+
+	// State Of the authority: active, closed, revoked or ended.
+	State     string         `json:"state"`
+	Steps     []RolloverStep `json:"steps"`
+	Successor string         `json:"successor,omitempty,omitzero"`
+
+	// Waits What the next step waits for.
+	Waits string `json:"waits,omitempty,omitzero"`
+}
+
+// RolloverCheck defines model for RolloverCheck.
+type RolloverCheck struct {
+	Detail string `json:"detail"`
+	Name   string `json:"name"`
+
+	// Next What to do, if it fails.
+	Next string `json:"next,omitempty,omitzero"`
+
+	// State ok or failing
+	State string `json:"state"`
+}
+
+// RolloverStep defines model for RolloverStep.
+type RolloverStep struct {
+	Command string    `json:"command,omitempty,omitzero"`
+	DoneAt  time.Time `json:"done_at,omitempty,omitzero"`
+	DoneBy  string    `json:"done_by,omitempty,omitzero"`
+	Step    string    `json:"step"`
+	What    string    `json:"what"`
+	When    string    `json:"when"`
+}
+
 // RootListRequest defines model for RootListRequest.
 type RootListRequest struct {
 	// List PEM of the CRL.
@@ -1673,6 +2517,44 @@ type RootRequest struct {
 	// Certificate PEM.
 	Certificate string `json:"certificate"`
 	Name        string `json:"name"`
+}
+
+// RotationDue defines model for RotationDue.
+type RotationDue struct {
+	// Authority Absent for a certificate of another CA.
+	Authority   string `json:"authority,omitempty,omitzero"`
+	Certificate string `json:"certificate"`
+
+	// Group The group whose window it is in.
+	Group    string    `json:"group,omitempty,omitzero"`
+	NotAfter time.Time `json:"not_after"`
+	Thing    string    `json:"thing"`
+}
+
+// RotationDuePage defines model for RotationDuePage.
+type RotationDuePage struct {
+	Items []RotationDue `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// RotationEvent defines model for RotationEvent.
+type RotationEvent struct {
+	At          time.Time `json:"at"`
+	Before      string    `json:"before,omitempty,omitzero"`
+	Campaign    string    `json:"campaign,omitempty,omitzero"`
+	Certificate string    `json:"certificate"`
+	Detail      string    `json:"detail,omitempty,omitzero"`
+	Reason      string    `json:"reason"`
+
+	// What renewed, retired, held, kept or undone; or the state of a campaign's member, as campaign STATE.
+	What string `json:"what"`
+}
+
+// RotationEvents defines model for RotationEvents.
+type RotationEvents struct {
+	Items []RotationEvent `json:"items"`
 }
 
 // SerialRule Which units an order may make; exactly one of a range (prefix, first, last, width), a pattern, or a list.
@@ -1693,6 +2575,26 @@ type SerialRule struct {
 
 	// Width Digits, with leading zeros.
 	Width int `json:"width,omitempty,omitzero"`
+}
+
+// Serving defines model for Serving.
+type Serving struct {
+	// Authorities In the order in which they are asked.
+	Authorities []string `json:"authorities"`
+
+	// Issues Who would issue now; empty if nobody.
+	Issues  string `json:"issues,omitempty,omitzero"`
+	Name    string `json:"name"`
+	Product string `json:"product,omitempty,omitzero"`
+	Region  string `json:"region,omitempty,omitzero"`
+
+	// Serves A profile, or a duty for its profiles without a declaration of their own.
+	Serves string `json:"serves"`
+}
+
+// ServingPage defines model for ServingPage.
+type ServingPage struct {
+	Items []Serving `json:"items"`
 }
 
 // Shadow defines model for Shadow.
@@ -1865,6 +2767,29 @@ type ThingConnectivity struct {
 	Reason string `json:"reason,omitempty,omitzero"`
 }
 
+// ThingEvent defines model for ThingEvent.
+type ThingEvent struct {
+	// After And the one after, as proven.
+	After string    `json:"after,omitempty,omitzero"`
+	At    time.Time `json:"at"`
+
+	// Before The certificate or version before.
+	Before   string `json:"before,omitempty,omitzero"`
+	Campaign string `json:"campaign,omitempty,omitzero"`
+
+	// Certificate Its id; of a certificate that has none, its serial number.
+	Certificate string `json:"certificate,omitempty,omitzero"`
+	Detail      string `json:"detail,omitempty,omitzero"`
+	Job         string `json:"job,omitempty,omitzero"`
+
+	// Kind thing, certificate, rotation, campaign, job, connection or ownership.
+	Kind   string `json:"kind"`
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// What Of a thing created or changed; of a certificate attached or ended; of a rotation renewed, retired, held, kept or undone; of a campaign the state of its member; of a job QUEUED, STARTED or the status of the execution; of a connection connected or disconnected; of ownership what happened to it.
+	What string `json:"what"`
+}
+
 // ThingGroup defines model for ThingGroup.
 type ThingGroup struct {
 	Attributes map[string]string `json:"attributes"`
@@ -1970,6 +2895,11 @@ type ThingRequest struct {
 	Type string `json:"type,omitempty,omitzero"`
 }
 
+// ThingTimeline defines model for ThingTimeline.
+type ThingTimeline struct {
+	Items []ThingEvent `json:"items"`
+}
+
 // ThingType defines model for ThingType.
 type ThingType struct {
 	// Attributes Names that its things are searched by.
@@ -2002,6 +2932,172 @@ type ThingTypeRequest struct {
 	Tags        map[string]string `json:"tags,omitempty,omitzero"`
 }
 
+// TrailPage defines model for TrailPage.
+type TrailPage struct {
+	Items []TrailRow `json:"items"`
+
+	// Next The cursor of the next page; absent on the last.
+	Next string `json:"next,omitempty,omitzero"`
+}
+
+// TrailRow defines model for TrailRow.
+type TrailRow struct {
+	// Digest SHA-256 of the entry in hexadecimal, where it is another tenant's and not shown.
+	Digest string `json:"digest,omitempty,omitzero"`
+
+	// Entry Who did what, when, from where, and how it ended; docs/trail.md names the members. Its octets are what is hashed.
+	Entry json.RawMessage `json:"entry,omitempty,omitzero"`
+
+	// Hash Hexadecimal: SHA-256 over the hash before, the number and the entry's digest.
+	Hash string `json:"hash"`
+
+	// Seq From 1, without gaps.
+	Seq int64 `json:"seq"`
+}
+
+// TrustBundle defines model for TrustBundle.
+type TrustBundle struct {
+	// Bundle SHA-256 over the roots' sorted SHA-256 sums.
+	Bundle string `json:"bundle"`
+
+	// Campaign That made it so.
+	Campaign string `json:"campaign"`
+
+	// ConfirmedAt After the soak; absent: not yet.
+	ConfirmedAt time.Time `json:"confirmed_at,omitempty,omitzero"`
+
+	// Endpoint Where it moved to; absent: as it was configured.
+	Endpoint string    `json:"endpoint,omitempty,omitzero"`
+	Roots    []string  `json:"roots"`
+	SeenAt   time.Time `json:"seen_at"`
+	Thing    string    `json:"thing"`
+}
+
+// TrustGates defines model for TrustGates.
+type TrustGates struct {
+	// Added Percent of the fleet that trust the new root before the service switches; 95 if not given.
+	Added float64 `json:"added,omitempty,omitzero"`
+
+	// Groups Thing groups that have to confirm too.
+	Groups []string `json:"groups,omitempty,omitzero"`
+
+	// InGroups Percent of each of them; 100 if not given.
+	InGroups float64 `json:"in_groups,omitempty,omitzero"`
+
+	// KeepSeconds That sleepers are waited for; a year if not given.
+	KeepSeconds int64 `json:"keep_seconds,omitempty,omitzero"`
+
+	// Left That trust it before the old one is removed; 98 if not given.
+	Left float64 `json:"left,omitempty,omitzero"`
+
+	// Removed That trust the old one no more before only sleepers are waited for; 95 if not given.
+	Removed float64 `json:"removed,omitempty,omitzero"`
+
+	// WaitSeconds Between switch and removal, at least; a week if not given.
+	WaitSeconds int64 `json:"wait_seconds,omitempty,omitzero"`
+}
+
+// TrustNeed defines model for TrustNeed.
+type TrustNeed struct {
+	Have string `json:"have"`
+	Ok   bool   `json:"ok"`
+	What string `json:"what"`
+}
+
+// TrustRollover defines model for TrustRollover.
+type TrustRollover struct {
+	// Alone Sleepers stay outside after the switch.
+	Alone     bool        `json:"alone,omitempty,omitzero"`
+	Campaigns []string    `json:"campaigns"`
+	Confirmed int64       `json:"confirmed,omitempty,omitzero"`
+	From      string      `json:"from"`
+	Gates     TrustGates  `json:"gates"`
+	Name      string      `json:"name"`
+	Needs     []TrustNeed `json:"needs"`
+
+	// Next The next phase.
+	Next string `json:"next,omitempty,omitzero"`
+
+	// Open The gate to the next phase.
+	Open bool `json:"open"`
+
+	// Phase adding, switching, waiting, removing, sleepers, done or canceled.
+	Phase   string      `json:"phase"`
+	Query   string      `json:"query,omitempty,omitzero"`
+	Since   time.Time   `json:"since"`
+	Steps   []TrustStep `json:"steps"`
+	Targets []string    `json:"targets"`
+	Things  int64       `json:"things,omitempty,omitzero"`
+	To      string      `json:"to"`
+	Version int64       `json:"version"`
+	Without int64       `json:"without,omitempty,omitzero"`
+}
+
+// TrustRolloverPlan defines model for TrustRolloverPlan.
+type TrustRolloverPlan struct {
+	Checks []RolloverCheck `json:"checks"`
+
+	// Confirmed That confirmed to trust the new root already.
+	Confirmed int64 `json:"confirmed"`
+	Ready     bool  `json:"ready"`
+	Things    int64 `json:"things"`
+
+	// Without That never had a certificate.
+	Without int64 `json:"without"`
+}
+
+// TrustRolloverRequest defines model for TrustRolloverRequest.
+type TrustRolloverRequest struct {
+	From  string     `json:"from"`
+	Gates TrustGates `json:"gates,omitempty,omitzero"`
+	Name  string     `json:"name"`
+	Query string     `json:"query,omitempty,omitzero"`
+
+	// Targets thing/NAME or thinggroup/NAME; dynamic groups too.
+	Targets []string `json:"targets,omitempty,omitzero"`
+	To      string   `json:"to"`
+}
+
+// TrustRollovers defines model for TrustRollovers.
+type TrustRollovers struct {
+	Items []TrustRollover `json:"items"`
+}
+
+// TrustRoot defines model for TrustRoot.
+type TrustRoot struct {
+	Active bool `json:"active"`
+
+	// Id SHA-256 of the certificate.
+	Id       string    `json:"id"`
+	Name     string    `json:"name"`
+	NotAfter time.Time `json:"not_after"`
+	Subject  string    `json:"subject"`
+}
+
+// TrustShown defines model for TrustShown.
+type TrustShown struct {
+	// Roots Who trusts any one of these roots alone accepts it.
+	Roots []string `json:"roots"`
+
+	// Server A device that does not accept it cannot connect.
+	Server bool   `json:"server"`
+	What   string `json:"what"`
+}
+
+// TrustState defines model for TrustState.
+type TrustState struct {
+	Roots []TrustRoot  `json:"roots"`
+	Shown []TrustShown `json:"shown"`
+}
+
+// TrustStep defines model for TrustStep.
+type TrustStep struct {
+	At    time.Time `json:"at"`
+	By    string    `json:"by"`
+	What  string    `json:"what"`
+	Words string    `json:"words,omitempty,omitzero"`
+}
+
 // Unit defines model for Unit.
 type Unit struct {
 	InstalledAt time.Time `json:"installed_at,omitempty,omitzero"`
@@ -2029,11 +3125,20 @@ type UnitPage struct {
 	Next string `json:"next,omitempty,omitzero"`
 }
 
+// ActParam defines model for actParam.
+type ActParam = string
+
 // ApprovalParam defines model for approvalParam.
 type ApprovalParam = string
 
 // AuthorityParam defines model for authorityParam.
 type AuthorityParam = string
+
+// CampaignParam defines model for campaignParam.
+type CampaignParam = string
+
+// ClassParam defines model for classParam.
+type ClassParam = string
 
 // CursorParam defines model for cursorParam.
 type CursorParam = string
@@ -2041,11 +3146,17 @@ type CursorParam = string
 // DeviceParam defines model for deviceParam.
 type DeviceParam = string
 
+// DigestParam defines model for digestParam.
+type DigestParam = string
+
 // DocumentKindParam defines model for documentKindParam.
 type DocumentKindParam = string
 
 // ExecutionStatusParam defines model for executionStatusParam.
 type ExecutionStatusParam = string
+
+// FirmwareVersionParam defines model for firmwareVersionParam.
+type FirmwareVersionParam = string
 
 // FleetCertificateParam defines model for fleetCertificateParam.
 type FleetCertificateParam = string
@@ -2065,6 +3176,9 @@ type LimitParam = int
 // OrderParam defines model for orderParam.
 type OrderParam = string
 
+// OwnedUnitParam defines model for ownedUnitParam.
+type OwnedUnitParam = string
+
 // PolicyGroupParam defines model for policyGroupParam.
 type PolicyGroupParam = string
 
@@ -2079,6 +3193,9 @@ type RegisteredCAParam = string
 
 // RevocationPlanParam defines model for revocationPlanParam.
 type RevocationPlanParam = string
+
+// RolloverParam defines model for rolloverParam.
+type RolloverParam = string
 
 // SerialParam defines model for serialParam.
 type SerialParam = string
@@ -2133,6 +3250,11 @@ type ListAttachedPoliciesParams struct {
 	Inherited *string `form:"inherited,omitempty" json:"inherited,omitempty"`
 }
 
+// GetRolloverParams defines parameters for GetRollover.
+type GetRolloverParams struct {
+	Successor string `form:"successor,omitempty" json:"successor,omitempty,omitzero"`
+}
+
 // ListBillingGroupsParams defines parameters for ListBillingGroups.
 type ListBillingGroupsParams struct {
 	// Prefix Start of the name.
@@ -2153,6 +3275,28 @@ type DeleteBillingGroupParams struct {
 
 // ListBillingGroupThingsParams defines parameters for ListBillingGroupThings.
 type ListBillingGroupThingsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListCampaignsParams defines parameters for ListCampaigns.
+type ListCampaignsParams struct {
+	State *string `form:"state,omitempty" json:"state,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListCampaignMembersParams defines parameters for ListCampaignMembers.
+type ListCampaignMembersParams struct {
+	State *string `form:"state,omitempty" json:"state,omitempty"`
+
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -2196,6 +3340,17 @@ type ListClaimsParams struct {
 
 // ExportDocumentsParams defines parameters for ExportDocuments.
 type ExportDocumentsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListFirmwareParams defines parameters for ListFirmware.
+type ListFirmwareParams struct {
+	Class *string `form:"class,omitempty" json:"class,omitempty"`
+
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -2282,6 +3437,15 @@ type ListUnitsParams struct {
 	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListOwnershipActsParams defines parameters for ListOwnershipActs.
+type ListOwnershipActsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // ListPoliciesParams defines parameters for ListPolicies.
 type ListPoliciesParams struct {
 	// Cursor Where the page before ended, as its member next said.
@@ -2329,6 +3493,18 @@ type ListRevocationPlansParams struct {
 
 // ListPlannedCertificatesParams defines parameters for ListPlannedCertificates.
 type ListPlannedCertificatesParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListRotationDueParams defines parameters for ListRotationDue.
+type ListRotationDueParams struct {
+	// WindowSeconds Instead of the configured windows.
+	WindowSeconds int64 `form:"window_seconds,omitempty" json:"window_seconds,omitempty,omitzero"`
+
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
 
@@ -2405,6 +3581,15 @@ type DeleteThingParams struct {
 	Version *ThingVersionParam `form:"version,omitempty" json:"version,omitempty"`
 }
 
+// ListThingCampaignsParams defines parameters for ListThingCampaigns.
+type ListThingCampaignsParams struct {
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // ListThingJobsParams defines parameters for ListThingJobs.
 type ListThingJobsParams struct {
 	Status *ExecutionStatusParam `form:"status,omitempty" json:"status,omitempty"`
@@ -2443,6 +3628,45 @@ type ListShadowsParams struct {
 	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// GetThingTimelineParams defines parameters for GetThingTimeline.
+type GetThingTimelineParams struct {
+	// Limit Most events, the latest ones; 500 if not given.
+	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// ListTrailParams defines parameters for ListTrail.
+type ListTrailParams struct {
+	// Actor Who, such as principal:ann.
+	Actor *string `form:"actor,omitempty" json:"actor,omitempty"`
+
+	// Action What, such as order.approve.
+	Action *string `form:"action,omitempty" json:"action,omitempty"`
+
+	// Since Not before this Unix time.
+	Since *int64 `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until Before this Unix time.
+	Until *int64 `form:"until,omitempty" json:"until,omitempty"`
+
+	// Cursor Where the page before ended, as its member next said.
+	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit Most items of the page; 100 if not given.
+	Limit *LimitParam `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListTrailRowsParams defines parameters for ListTrailRows.
+type ListTrailRowsParams struct {
+	// From Number of the first row; 1 if not given.
+	From *int64 `form:"from,omitempty" json:"from,omitempty"`
+
+	// Limit Most rows of the page; 500 if not given.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateAcmeKeyJSONRequestBody defines body for CreateAcmeKey for application/json ContentType.
+type CreateAcmeKeyJSONRequestBody = AcmeKeyRequest
+
 // ApproveApprovalJSONRequestBody defines body for ApproveApproval for application/json ContentType.
 type ApproveApprovalJSONRequestBody = ApprovalDecision
 
@@ -2464,8 +3688,32 @@ type CreateBillingGroupJSONRequestBody = BillingGroupRequest
 // UpdateBillingGroupJSONRequestBody defines body for UpdateBillingGroup for application/json ContentType.
 type UpdateBillingGroupJSONRequestBody = BillingGroupChange
 
+// OpenBreakGlassJSONRequestBody defines body for OpenBreakGlass for application/json ContentType.
+type OpenBreakGlassJSONRequestBody = BreakGlassOpening
+
 // RegisterInBulkJSONRequestBody defines body for RegisterInBulk for application/json ContentType.
 type RegisterInBulkJSONRequestBody = BulkRequest
+
+// PlanCampaignJSONRequestBody defines body for PlanCampaign for application/json ContentType.
+type PlanCampaignJSONRequestBody = CampaignPlanRequest
+
+// CreateCampaignJSONRequestBody defines body for CreateCampaign for application/json ContentType.
+type CreateCampaignJSONRequestBody = CampaignRequest
+
+// AskCampaignJSONRequestBody defines body for AskCampaign for application/json ContentType.
+type AskCampaignJSONRequestBody = CampaignNote
+
+// CancelCampaignJSONRequestBody defines body for CancelCampaign for application/json ContentType.
+type CancelCampaignJSONRequestBody = CampaignNote
+
+// PauseCampaignJSONRequestBody defines body for PauseCampaign for application/json ContentType.
+type PauseCampaignJSONRequestBody = CampaignNote
+
+// ResumeCampaignJSONRequestBody defines body for ResumeCampaign for application/json ContentType.
+type ResumeCampaignJSONRequestBody = CampaignNote
+
+// RollbackCampaignJSONRequestBody defines body for RollbackCampaign for application/json ContentType.
+type RollbackCampaignJSONRequestBody = CampaignNote
 
 // RevokeCertificateJSONRequestBody defines body for RevokeCertificate for application/json ContentType.
 type RevokeCertificateJSONRequestBody = RevokeRequest
@@ -2476,11 +3724,20 @@ type CreateClaimJSONRequestBody = ClaimRequest
 // PutClaimBudgetJSONRequestBody defines body for PutClaimBudget for application/json ContentType.
 type PutClaimBudgetJSONRequestBody = BudgetRequest
 
+// AddCrossJSONRequestBody defines body for AddCross for application/json ContentType.
+type AddCrossJSONRequestBody = CrossRequest
+
 // RevokeDeviceJSONRequestBody defines body for RevokeDevice for application/json ContentType.
 type RevokeDeviceJSONRequestBody = DeviceRevokeRequest
 
 // CreateEnrolPasswordJSONRequestBody defines body for CreateEnrolPassword for application/json ContentType.
 type CreateEnrolPasswordJSONRequestBody = EnrolPasswordRequest
+
+// PublishFirmwareJSONRequestBody defines body for PublishFirmware for application/json ContentType.
+type PublishFirmwareJSONRequestBody = FirmwareRequest
+
+// UploadFirmwareJSONRequestBody defines body for UploadFirmware for application/json ContentType.
+type UploadFirmwareJSONRequestBody = FirmwarePart
 
 // RegisterFleetCertificateJSONRequestBody defines body for RegisterFleetCertificate for application/json ContentType.
 type RegisterFleetCertificateJSONRequestBody = FleetCertificateRequest
@@ -2514,6 +3771,21 @@ type CreateOrderJSONRequestBody = OrderRequest
 
 // ApproveOrderJSONRequestBody defines body for ApproveOrder for application/json ContentType.
 type ApproveOrderJSONRequestBody = Envelope
+
+// AcceptUnitsJSONRequestBody defines body for AcceptUnits for application/json ContentType.
+type AcceptUnitsJSONRequestBody = OwnershipAcceptance
+
+// WithdrawReleaseJSONRequestBody defines body for WithdrawRelease for application/json ContentType.
+type WithdrawReleaseJSONRequestBody = CampaignNote
+
+// DecommissionUnitsJSONRequestBody defines body for DecommissionUnits for application/json ContentType.
+type DecommissionUnitsJSONRequestBody = OwnershipRequest
+
+// ReleaseUnitsJSONRequestBody defines body for ReleaseUnits for application/json ContentType.
+type ReleaseUnitsJSONRequestBody = OwnershipRequest
+
+// ResetUnitsJSONRequestBody defines body for ResetUnits for application/json ContentType.
+type ResetUnitsJSONRequestBody = OwnershipRequest
 
 // MakePlanJSONRequestBody defines body for MakePlan for application/json ContentType.
 type MakePlanJSONRequestBody = PlanRequest
@@ -2589,6 +3861,18 @@ type AttachThingPrincipalJSONRequestBody = AttachRequest
 
 // UpdateShadowJSONRequestBody defines body for UpdateShadow for application/json ContentType.
 type UpdateShadowJSONRequestBody = ShadowRequest
+
+// PlanTrustRolloverJSONRequestBody defines body for PlanTrustRollover for application/json ContentType.
+type PlanTrustRolloverJSONRequestBody = TrustRolloverRequest
+
+// AdvanceTrustRolloverJSONRequestBody defines body for AdvanceTrustRollover for application/json ContentType.
+type AdvanceTrustRolloverJSONRequestBody = CampaignNote
+
+// RetryTrustRolloverJSONRequestBody defines body for RetryTrustRollover for application/json ContentType.
+type RetryTrustRolloverJSONRequestBody = CampaignNote
+
+// CancelTrustRolloverJSONRequestBody defines body for CancelTrustRollover for application/json ContentType.
+type CancelTrustRolloverJSONRequestBody = CampaignNote
 
 // Getter for additional properties for Problem. Returns the specified
 // element and whether it was found
@@ -2821,6 +4105,30 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// ListAcmeKeys The external account keys of ACME, without their secrets
+	//
+	// Corresponds with GET /api/v1/acme-keys (the `ListAcmeKeys` operationId).
+	ListAcmeKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateAcmeKeyWithBody Make an external account key, with which one ACME account can be made; its secret is shown once
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+	CreateAcmeKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateAcmeKey Make an external account key, with which one ACME account can be made; its secret is shown once
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+	CreateAcmeKey(ctx context.Context, body CreateAcmeKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeAcmeKey End an external account key and the account that was made with it; certificates stay
+	//
+	// Corresponds with POST /api/v1/acme-keys/{key}/revoke (the `RevokeAcmeKey` operationId).
+	RevokeAcmeKey(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListApprovals Documents that wait for a second person, newest first
 	//
 	// Corresponds with GET /api/v1/approvals (the `ListApprovals` operationId).
@@ -2916,6 +4224,26 @@ type ClientInterface interface {
 	// Corresponds with PUT /api/v1/authorities/{authority}/list (the `PutRootList` operationId).
 	PutRootList(ctx context.Context, authority AuthorityParam, body PutRootListJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// PublishLists Make all lists of an authority anew now, whether something changed or not
+	//
+	// Corresponds with POST /api/v1/authorities/{authority}/publish (the `PublishLists` operationId).
+	PublishLists(ctx context.Context, authority AuthorityParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRollover How an authority is rolled over, retired or revoked, what speaks against it, and how far it is
+	//
+	// Corresponds with GET /api/v1/authorities/{authority}/rollover (the `GetRollover` operationId).
+	GetRollover(ctx context.Context, authority AuthorityParam, params *GetRolloverParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBackup How far the backup is that is being made, and how the last one ended
+	//
+	// Corresponds with GET /api/v1/backup (the `GetBackup` operationId).
+	GetBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MakeBackup Make an encrypted backup in the service's directory; the service goes on meanwhile
+	//
+	// Corresponds with POST /api/v1/backup (the `MakeBackup` operationId).
+	MakeBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListBillingGroups Billing groups by name
 	//
 	// Corresponds with GET /api/v1/billing-groups (the `ListBillingGroups` operationId).
@@ -2974,6 +4302,35 @@ type ClientInterface interface {
 	// Corresponds with PUT /api/v1/billing-groups/{group}/things/{thing} (the `AddThingToBillingGroup` operationId).
 	AddThingToBillingGroup(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetBreakGlass How break-glass stands
+	//
+	// Corresponds with GET /api/v1/break-glass (the `GetBreakGlass` operationId).
+	GetBreakGlass(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CloseBreakGlass End the break-glass session of the token
+	//
+	// Corresponds with POST /api/v1/break-glass/close (the `CloseBreakGlass` operationId).
+	CloseBreakGlass(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// BreakGlassNonce A nonce for the opening of a break-glass session
+	//
+	// Corresponds with POST /api/v1/break-glass/nonce (the `BreakGlassNonce` operationId).
+	BreakGlassNonce(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// OpenBreakGlassWithBody Open the one session of a break-glass key, or a drill
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+	OpenBreakGlassWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// OpenBreakGlass Open the one session of a break-glass key, or a drill
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+	OpenBreakGlass(ctx context.Context, body OpenBreakGlassJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RegisterInBulkWithBody Register devices, a line of parameters each
 	//
 	// Takes any type of body and a specified content type.
@@ -2987,6 +4344,119 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
 	RegisterInBulk(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PlanCampaignWithBody Dry run: who would get a change, in which stage, when at the earliest, and who not
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+	PlanCampaignWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PlanCampaign Dry run: who would get a change, in which stage, when at the earliest, and who not
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+	PlanCampaign(ctx context.Context, body PlanCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListCampaigns Campaigns by name
+	//
+	// Corresponds with GET /api/v1/campaigns (the `ListCampaigns` operationId).
+	ListCampaigns(ctx context.Context, params *ListCampaignsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateCampaignWithBody Change many devices in stages
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+	CreateCampaignWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateCampaign Change many devices in stages
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+	CreateCampaign(ctx context.Context, body CreateCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetCampaign One campaign and how far it came
+	//
+	// Corresponds with GET /api/v1/campaigns/{campaign} (the `GetCampaign` operationId).
+	GetCampaign(ctx context.Context, campaign CampaignParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AskCampaignWithBody Ask a second person again to approve a campaign
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+	AskCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AskCampaign Ask a second person again to approve a campaign
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+	AskCampaign(ctx context.Context, campaign CampaignParam, body AskCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelCampaignWithBody End a campaign; who began still ends
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+	CancelCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelCampaign End a campaign; who began still ends
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+	CancelCampaign(ctx context.Context, campaign CampaignParam, body CancelCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListCampaignMembers The devices of a campaign by name
+	//
+	// Corresponds with GET /api/v1/campaigns/{campaign}/members (the `ListCampaignMembers` operationId).
+	ListCampaignMembers(ctx context.Context, campaign CampaignParam, params *ListCampaignMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PauseCampaignWithBody Have nobody begin any more
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+	PauseCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PauseCampaign Have nobody begin any more
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+	PauseCampaign(ctx context.Context, campaign CampaignParam, body PauseCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResumeCampaignWithBody Go on with a campaign that was paused or stopped itself
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+	ResumeCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResumeCampaign Go on with a campaign that was paused or stopped itself
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+	ResumeCampaign(ctx context.Context, campaign CampaignParam, body ResumeCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RollbackCampaignWithBody Undo what a campaign changed
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+	RollbackCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RollbackCampaign Undo what a campaign changed
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+	RollbackCampaign(ctx context.Context, campaign CampaignParam, body RollbackCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SearchCertificates Search certificates; a page may be short, what counts is next
 	//
@@ -3060,6 +4530,25 @@ type ClientInterface interface {
 	// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
 	PutClaimBudget(ctx context.Context, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListCrosses Which roots certify each other
+	//
+	// Corresponds with GET /api/v1/cross-certificates (the `ListCrosses` operationId).
+	ListCrosses(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddCrossWithBody Store a certificate in which one stored root certifies another
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+	AddCrossWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddCross Store a certificate in which one stored root certifies another
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+	AddCross(ctx context.Context, body AddCrossJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetDevice A device or unit with all its certificates and its thing
 	//
 	// Corresponds with GET /api/v1/devices/{device} (the `GetDevice` operationId).
@@ -3097,6 +4586,49 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
 	CreateEnrolPassword(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListFirmware Firmware by class and version
+	//
+	// Corresponds with GET /api/v1/firmware (the `ListFirmware` operationId).
+	ListFirmware(ctx context.Context, params *ListFirmwareParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PublishFirmwareWithBody Publish a signed manifest whose image was sent; a second person releases it
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+	PublishFirmwareWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PublishFirmware Publish a signed manifest whose image was sent; a second person releases it
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+	PublishFirmware(ctx context.Context, body PublishFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UploadFirmwareWithBody Send the next part of an image of firmware
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+	UploadFirmwareWithBody(ctx context.Context, digest DigestParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UploadFirmware Send the next part of an image of firmware
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+	UploadFirmware(ctx context.Context, digest DigestParam, body UploadFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetFirmware One version of firmware
+	//
+	// Corresponds with GET /api/v1/firmware/{class}/{version} (the `GetFirmware` operationId).
+	GetFirmware(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// WithdrawFirmware Keep a version of firmware from every device that does not have it, for ever
+	//
+	// Corresponds with POST /api/v1/firmware/{class}/{version}/withdraw (the `WithdrawFirmware` operationId).
+	WithdrawFirmware(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListFleetCertificates Device certificates that the runtime knows
 	//
@@ -3268,6 +4800,16 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
 	AddJobTargets(ctx context.Context, job JobParam, body AddJobTargetsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListListDestinations How far the places are that lists are sent to
+	//
+	// Corresponds with GET /api/v1/list-destinations (the `ListListDestinations` operationId).
+	ListListDestinations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListListImports State of the lists of other CAs
+	//
+	// Corresponds with GET /api/v1/list-imports (the `ListListImports` operationId).
+	ListListImports(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListLists State of the certificate revocation lists
 	//
 	// Corresponds with GET /api/v1/lists (the `ListLists` operationId).
@@ -3350,6 +4892,112 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 	ListUnits(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AcceptUnitsWithBody Accept what another tenant released
+	//
+	// It takes the code of the release; the tenant that used it may repeat this.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+	AcceptUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AcceptUnits Accept what another tenant released
+	//
+	// It takes the code of the release; the tenant that used it may repeat this.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+	AcceptUnits(ctx context.Context, body AcceptUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListOwnershipActs Releases, resets and decommissionings, by name
+	//
+	// Corresponds with GET /api/v1/ownership/acts (the `ListOwnershipActs` operationId).
+	ListOwnershipActs(ctx context.Context, params *ListOwnershipActsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetOwnershipAct A release, reset or decommissioning
+	//
+	// Corresponds with GET /api/v1/ownership/acts/{act} (the `GetOwnershipAct` operationId).
+	GetOwnershipAct(ctx context.Context, act ActParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// WithdrawReleaseWithBody Take back a release that nobody accepted
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+	WithdrawReleaseWithBody(ctx context.Context, act ActParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// WithdrawRelease Take back a release that nobody accepted
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+	WithdrawRelease(ctx context.Context, act ActParam, body WithdrawReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DecommissionUnitsWithBody Take units out of use for ever
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+	DecommissionUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DecommissionUnits Take units out of use for ever
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+	DecommissionUnits(ctx context.Context, body DecommissionUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReleaseUnitsWithBody Release units to another owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+	ReleaseUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReleaseUnits Release units to another owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+	ReleaseUnits(ctx context.Context, body ReleaseUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResetUnitsWithBody Have units boot anew for the same owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+	ResetUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResetUnits Have units boot anew for the same owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+	ResetUnits(ctx context.Context, body ResetUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetOwnership Who owns a unit, and what of its history is this tenant's
+	//
+	// Corresponds with GET /api/v1/ownership/units/{unit} (the `GetOwnership` operationId).
+	GetOwnership(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetDecommissionStatement The signed statement that a unit was decommissioned
+	//
+	// Corresponds with GET /api/v1/ownership/units/{unit}/statement (the `GetDecommissionStatement` operationId).
+	GetDecommissionStatement(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// MakePlanWithBody What documents would change; nothing is done
 	//
@@ -3499,6 +5147,11 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/principals/{name}/disable (the `DisablePrincipal` operationId).
 	DisablePrincipal(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RepairSignIn A new token for a named administrator, by break-glass; the former works no more
+	//
+	// Corresponds with POST /api/v1/principals/{name}/token (the `RepairSignIn` operationId).
+	RepairSignIn(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRegisteredCAs CAs whose device certificates are let in
 	//
@@ -3666,6 +5319,16 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/roots (the `CreateRoot` operationId).
 	CreateRoot(ctx context.Context, body CreateRootJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRotationDue Which certificates of devices end soon, the soonest first
+	//
+	// Corresponds with GET /api/v1/rotation/due (the `ListRotationDue` operationId).
+	ListRotationDue(ctx context.Context, params *ListRotationDueParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListServings Which authorities are declared to issue what
+	//
+	// Corresponds with GET /api/v1/servings (the `ListServings` operationId).
+	ListServings(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateStationCodeWithBody Make a one-time code with which a station enrols; shown once
 	//
@@ -3873,6 +5536,11 @@ type ClientInterface interface {
 	// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
 	UpdateThing(ctx context.Context, thing ThingParam, body UpdateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListThingCampaigns What became of a thing in all campaigns, oldest first
+	//
+	// Corresponds with GET /api/v1/things/{thing}/campaigns (the `ListThingCampaigns` operationId).
+	ListThingCampaigns(ctx context.Context, thing ThingParam, params *ListThingCampaignsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListThingJobs All attempts of a thing at jobs
 	//
 	// Corresponds with GET /api/v1/things/{thing}/jobs (the `ListThingJobs` operationId).
@@ -3902,6 +5570,11 @@ type ClientInterface interface {
 	// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
 	AttachThingPrincipal(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListThingRotations What was done with the certificates of a thing and why, oldest first
+	//
+	// Corresponds with GET /api/v1/things/{thing}/rotations (the `ListThingRotations` operationId).
+	ListThingRotations(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// DeleteShadow Remove a shadow; its version goes on counting
 	//
 	// Corresponds with DELETE /api/v1/things/{thing}/shadow (the `DeleteShadow` operationId).
@@ -3930,6 +5603,163 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
 	ListShadows(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetThingTimeline What happened to a thing: certificates, rotations, campaigns, jobs and connection in the order of time
+	//
+	// Corresponds with GET /api/v1/things/{thing}/timeline (the `GetThingTimeline` operationId).
+	GetThingTimeline(ctx context.Context, thing ThingParam, params *GetThingTimelineParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetThingTrust Which roots a thing confirmed to trust
+	//
+	// Corresponds with GET /api/v1/things/{thing}/trust (the `GetThingTrust` operationId).
+	GetThingTrust(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTrail What people did in the tenant, newest first
+	//
+	// Corresponds with GET /api/v1/trail (the `ListTrail` operationId).
+	ListTrail(ctx context.Context, params *ListTrailParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTrailRows The rows of the trail's chain from a number on, for whoever checks them
+	//
+	// Corresponds with GET /api/v1/trail/rows (the `ListTrailRows` operationId).
+	ListTrailRows(ctx context.Context, params *ListTrailRowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTrust The roots that the service knows, and by which of them devices accept what it shows
+	//
+	// Corresponds with GET /api/v1/trust (the `GetTrust` operationId).
+	GetTrust(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PlanTrustRolloverWithBody What speaks for and against a root rollover; nothing is changed
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+	PlanTrustRolloverWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PlanTrustRollover What speaks for and against a root rollover; nothing is changed
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+	PlanTrustRollover(ctx context.Context, body PlanTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTrustRollovers Root rollovers, without their gates
+	//
+	// Corresponds with GET /api/v1/trust-rollovers (the `ListTrustRollovers` operationId).
+	ListTrustRollovers(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTrustRollover A root rollover, and the gate that it stands at
+	//
+	// Every target is looked at, so in a large fleet it takes its time.
+	//
+	// Corresponds with GET /api/v1/trust-rollovers/{rollover} (the `GetTrustRollover` operationId).
+	GetTrustRollover(ctx context.Context, rollover RolloverParam, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AdvanceTrustRolloverWithBody Pass the gate to the next phase, if its threshold is reached now
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+	AdvanceTrustRolloverWithBody(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AdvanceTrustRollover Pass the gate to the next phase, if its threshold is reached now
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+	AdvanceTrustRollover(ctx context.Context, rollover RolloverParam, body AdvanceTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RetryTrustRolloverWithBody Another campaign for the devices that failed in this phase
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+	RetryTrustRolloverWithBody(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RetryTrustRollover Another campaign for the devices that failed in this phase
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+	RetryTrustRollover(ctx context.Context, rollover RolloverParam, body RetryTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelTrustRolloverWithBody End a root rollover; what devices trust stays as it is
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+	CancelTrustRolloverWithBody(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelTrustRollover End a root rollover; what devices trust stays as it is
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+	CancelTrustRollover(ctx context.Context, rollover RolloverParam, body CancelTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// ListAcmeKeys The external account keys of ACME, without their secrets
+//
+// Corresponds with GET /api/v1/acme-keys (the `ListAcmeKeys` operationId).
+func (c *Client) ListAcmeKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAcmeKeysRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateAcmeKeyWithBody Make an external account key, with which one ACME account can be made; its secret is shown once
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+func (c *Client) CreateAcmeKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateAcmeKeyRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateAcmeKey Make an external account key, with which one ACME account can be made; its secret is shown once
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+func (c *Client) CreateAcmeKey(ctx context.Context, body CreateAcmeKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateAcmeKeyRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeAcmeKey End an external account key and the account that was made with it; certificates stay
+//
+// Corresponds with POST /api/v1/acme-keys/{key}/revoke (the `RevokeAcmeKey` operationId).
+func (c *Client) RevokeAcmeKey(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeAcmeKeyRequest(c.Server, key)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // ListApprovals Documents that wait for a second person, newest first
@@ -4177,6 +6007,66 @@ func (c *Client) PutRootList(ctx context.Context, authority AuthorityParam, body
 	return c.Client.Do(req)
 }
 
+// PublishLists Make all lists of an authority anew now, whether something changed or not
+//
+// Corresponds with POST /api/v1/authorities/{authority}/publish (the `PublishLists` operationId).
+func (c *Client) PublishLists(ctx context.Context, authority AuthorityParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPublishListsRequest(c.Server, authority)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRollover How an authority is rolled over, retired or revoked, what speaks against it, and how far it is
+//
+// Corresponds with GET /api/v1/authorities/{authority}/rollover (the `GetRollover` operationId).
+func (c *Client) GetRollover(ctx context.Context, authority AuthorityParam, params *GetRolloverParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRolloverRequest(c.Server, authority, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBackup How far the backup is that is being made, and how the last one ended
+//
+// Corresponds with GET /api/v1/backup (the `GetBackup` operationId).
+func (c *Client) GetBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBackupRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MakeBackup Make an encrypted backup in the service's directory; the service goes on meanwhile
+//
+// Corresponds with POST /api/v1/backup (the `MakeBackup` operationId).
+func (c *Client) MakeBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMakeBackupRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListBillingGroups Billing groups by name
 //
 // Corresponds with GET /api/v1/billing-groups (the `ListBillingGroups` operationId).
@@ -4335,6 +6225,85 @@ func (c *Client) AddThingToBillingGroup(ctx context.Context, group ThingGroupPar
 	return c.Client.Do(req)
 }
 
+// GetBreakGlass How break-glass stands
+//
+// Corresponds with GET /api/v1/break-glass (the `GetBreakGlass` operationId).
+func (c *Client) GetBreakGlass(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBreakGlassRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CloseBreakGlass End the break-glass session of the token
+//
+// Corresponds with POST /api/v1/break-glass/close (the `CloseBreakGlass` operationId).
+func (c *Client) CloseBreakGlass(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCloseBreakGlassRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// BreakGlassNonce A nonce for the opening of a break-glass session
+//
+// Corresponds with POST /api/v1/break-glass/nonce (the `BreakGlassNonce` operationId).
+func (c *Client) BreakGlassNonce(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewBreakGlassNonceRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// OpenBreakGlassWithBody Open the one session of a break-glass key, or a drill
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+func (c *Client) OpenBreakGlassWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewOpenBreakGlassRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// OpenBreakGlass Open the one session of a break-glass key, or a drill
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+func (c *Client) OpenBreakGlass(ctx context.Context, body OpenBreakGlassJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewOpenBreakGlassRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // RegisterInBulkWithBody Register devices, a line of parameters each
 //
 // Takes any type of body and a specified content type.
@@ -4359,6 +6328,289 @@ func (c *Client) RegisterInBulkWithBody(ctx context.Context, contentType string,
 // Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
 func (c *Client) RegisterInBulk(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRegisterInBulkRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PlanCampaignWithBody Dry run: who would get a change, in which stage, when at the earliest, and who not
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+func (c *Client) PlanCampaignWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPlanCampaignRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PlanCampaign Dry run: who would get a change, in which stage, when at the earliest, and who not
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+func (c *Client) PlanCampaign(ctx context.Context, body PlanCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPlanCampaignRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListCampaigns Campaigns by name
+//
+// Corresponds with GET /api/v1/campaigns (the `ListCampaigns` operationId).
+func (c *Client) ListCampaigns(ctx context.Context, params *ListCampaignsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCampaignsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateCampaignWithBody Change many devices in stages
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+func (c *Client) CreateCampaignWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateCampaignRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateCampaign Change many devices in stages
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+func (c *Client) CreateCampaign(ctx context.Context, body CreateCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateCampaignRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetCampaign One campaign and how far it came
+//
+// Corresponds with GET /api/v1/campaigns/{campaign} (the `GetCampaign` operationId).
+func (c *Client) GetCampaign(ctx context.Context, campaign CampaignParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCampaignRequest(c.Server, campaign)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AskCampaignWithBody Ask a second person again to approve a campaign
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+func (c *Client) AskCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAskCampaignRequestWithBody(c.Server, campaign, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AskCampaign Ask a second person again to approve a campaign
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+func (c *Client) AskCampaign(ctx context.Context, campaign CampaignParam, body AskCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAskCampaignRequest(c.Server, campaign, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelCampaignWithBody End a campaign; who began still ends
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+func (c *Client) CancelCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelCampaignRequestWithBody(c.Server, campaign, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelCampaign End a campaign; who began still ends
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+func (c *Client) CancelCampaign(ctx context.Context, campaign CampaignParam, body CancelCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelCampaignRequest(c.Server, campaign, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListCampaignMembers The devices of a campaign by name
+//
+// Corresponds with GET /api/v1/campaigns/{campaign}/members (the `ListCampaignMembers` operationId).
+func (c *Client) ListCampaignMembers(ctx context.Context, campaign CampaignParam, params *ListCampaignMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCampaignMembersRequest(c.Server, campaign, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PauseCampaignWithBody Have nobody begin any more
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+func (c *Client) PauseCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPauseCampaignRequestWithBody(c.Server, campaign, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PauseCampaign Have nobody begin any more
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+func (c *Client) PauseCampaign(ctx context.Context, campaign CampaignParam, body PauseCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPauseCampaignRequest(c.Server, campaign, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResumeCampaignWithBody Go on with a campaign that was paused or stopped itself
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+func (c *Client) ResumeCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeCampaignRequestWithBody(c.Server, campaign, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResumeCampaign Go on with a campaign that was paused or stopped itself
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+func (c *Client) ResumeCampaign(ctx context.Context, campaign CampaignParam, body ResumeCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeCampaignRequest(c.Server, campaign, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RollbackCampaignWithBody Undo what a campaign changed
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+func (c *Client) RollbackCampaignWithBody(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRollbackCampaignRequestWithBody(c.Server, campaign, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RollbackCampaign Undo what a campaign changed
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+func (c *Client) RollbackCampaign(ctx context.Context, campaign CampaignParam, body RollbackCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRollbackCampaignRequest(c.Server, campaign, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4561,6 +6813,55 @@ func (c *Client) PutClaimBudget(ctx context.Context, certificate FleetCertificat
 	return c.Client.Do(req)
 }
 
+// ListCrosses Which roots certify each other
+//
+// Corresponds with GET /api/v1/cross-certificates (the `ListCrosses` operationId).
+func (c *Client) ListCrosses(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCrossesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddCrossWithBody Store a certificate in which one stored root certifies another
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+func (c *Client) AddCrossWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddCrossRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddCross Store a certificate in which one stored root certifies another
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+func (c *Client) AddCross(ctx context.Context, body AddCrossJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddCrossRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetDevice A device or unit with all its certificates and its thing
 //
 // Corresponds with GET /api/v1/devices/{device} (the `GetDevice` operationId).
@@ -4649,6 +6950,119 @@ func (c *Client) CreateEnrolPasswordWithBody(ctx context.Context, contentType st
 // Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
 func (c *Client) CreateEnrolPassword(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCreateEnrolPasswordRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListFirmware Firmware by class and version
+//
+// Corresponds with GET /api/v1/firmware (the `ListFirmware` operationId).
+func (c *Client) ListFirmware(ctx context.Context, params *ListFirmwareParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFirmwareRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PublishFirmwareWithBody Publish a signed manifest whose image was sent; a second person releases it
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+func (c *Client) PublishFirmwareWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPublishFirmwareRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PublishFirmware Publish a signed manifest whose image was sent; a second person releases it
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+func (c *Client) PublishFirmware(ctx context.Context, body PublishFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPublishFirmwareRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UploadFirmwareWithBody Send the next part of an image of firmware
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+func (c *Client) UploadFirmwareWithBody(ctx context.Context, digest DigestParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUploadFirmwareRequestWithBody(c.Server, digest, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UploadFirmware Send the next part of an image of firmware
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+func (c *Client) UploadFirmware(ctx context.Context, digest DigestParam, body UploadFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUploadFirmwareRequest(c.Server, digest, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetFirmware One version of firmware
+//
+// Corresponds with GET /api/v1/firmware/{class}/{version} (the `GetFirmware` operationId).
+func (c *Client) GetFirmware(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetFirmwareRequest(c.Server, class, version)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// WithdrawFirmware Keep a version of firmware from every device that does not have it, for ever
+//
+// Corresponds with POST /api/v1/firmware/{class}/{version}/withdraw (the `WithdrawFirmware` operationId).
+func (c *Client) WithdrawFirmware(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWithdrawFirmwareRequest(c.Server, class, version)
 	if err != nil {
 		return nil, err
 	}
@@ -5089,6 +7503,36 @@ func (c *Client) AddJobTargets(ctx context.Context, job JobParam, body AddJobTar
 	return c.Client.Do(req)
 }
 
+// ListListDestinations How far the places are that lists are sent to
+//
+// Corresponds with GET /api/v1/list-destinations (the `ListListDestinations` operationId).
+func (c *Client) ListListDestinations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListListDestinationsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListListImports State of the lists of other CAs
+//
+// Corresponds with GET /api/v1/list-imports (the `ListListImports` operationId).
+func (c *Client) ListListImports(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListListImportsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListLists State of the certificate revocation lists
 //
 // Corresponds with GET /api/v1/lists (the `ListLists` operationId).
@@ -5312,6 +7756,252 @@ func (c *Client) GetOrderReport(ctx context.Context, order OrderParam, reqEditor
 // Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 func (c *Client) ListUnits(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListUnitsRequest(c.Server, order, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AcceptUnitsWithBody Accept what another tenant released
+//
+// It takes the code of the release; the tenant that used it may repeat this.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+func (c *Client) AcceptUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAcceptUnitsRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AcceptUnits Accept what another tenant released
+//
+// It takes the code of the release; the tenant that used it may repeat this.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+func (c *Client) AcceptUnits(ctx context.Context, body AcceptUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAcceptUnitsRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListOwnershipActs Releases, resets and decommissionings, by name
+//
+// Corresponds with GET /api/v1/ownership/acts (the `ListOwnershipActs` operationId).
+func (c *Client) ListOwnershipActs(ctx context.Context, params *ListOwnershipActsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListOwnershipActsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetOwnershipAct A release, reset or decommissioning
+//
+// Corresponds with GET /api/v1/ownership/acts/{act} (the `GetOwnershipAct` operationId).
+func (c *Client) GetOwnershipAct(ctx context.Context, act ActParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetOwnershipActRequest(c.Server, act)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// WithdrawReleaseWithBody Take back a release that nobody accepted
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+func (c *Client) WithdrawReleaseWithBody(ctx context.Context, act ActParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWithdrawReleaseRequestWithBody(c.Server, act, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// WithdrawRelease Take back a release that nobody accepted
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+func (c *Client) WithdrawRelease(ctx context.Context, act ActParam, body WithdrawReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWithdrawReleaseRequest(c.Server, act, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DecommissionUnitsWithBody Take units out of use for ever
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+func (c *Client) DecommissionUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDecommissionUnitsRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DecommissionUnits Take units out of use for ever
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+func (c *Client) DecommissionUnits(ctx context.Context, body DecommissionUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDecommissionUnitsRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReleaseUnitsWithBody Release units to another owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+func (c *Client) ReleaseUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReleaseUnitsRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReleaseUnits Release units to another owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+func (c *Client) ReleaseUnits(ctx context.Context, body ReleaseUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReleaseUnitsRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResetUnitsWithBody Have units boot anew for the same owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+func (c *Client) ResetUnitsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResetUnitsRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResetUnits Have units boot anew for the same owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+func (c *Client) ResetUnits(ctx context.Context, body ResetUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResetUnitsRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetOwnership Who owns a unit, and what of its history is this tenant's
+//
+// Corresponds with GET /api/v1/ownership/units/{unit} (the `GetOwnership` operationId).
+func (c *Client) GetOwnership(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetOwnershipRequest(c.Server, unit)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetDecommissionStatement The signed statement that a unit was decommissioned
+//
+// Corresponds with GET /api/v1/ownership/units/{unit}/statement (the `GetDecommissionStatement` operationId).
+func (c *Client) GetDecommissionStatement(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetDecommissionStatementRequest(c.Server, unit)
 	if err != nil {
 		return nil, err
 	}
@@ -5711,6 +8401,21 @@ func (c *Client) CreatePrincipal(ctx context.Context, body CreatePrincipalJSONRe
 // Corresponds with POST /api/v1/principals/{name}/disable (the `DisablePrincipal` operationId).
 func (c *Client) DisablePrincipal(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDisablePrincipalRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RepairSignIn A new token for a named administrator, by break-glass; the former works no more
+//
+// Corresponds with POST /api/v1/principals/{name}/token (the `RepairSignIn` operationId).
+func (c *Client) RepairSignIn(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRepairSignInRequest(c.Server, name)
 	if err != nil {
 		return nil, err
 	}
@@ -6148,6 +8853,36 @@ func (c *Client) CreateRootWithBody(ctx context.Context, contentType string, bod
 // Corresponds with POST /api/v1/roots (the `CreateRoot` operationId).
 func (c *Client) CreateRoot(ctx context.Context, body CreateRootJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCreateRootRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRotationDue Which certificates of devices end soon, the soonest first
+//
+// Corresponds with GET /api/v1/rotation/due (the `ListRotationDue` operationId).
+func (c *Client) ListRotationDue(ctx context.Context, params *ListRotationDueParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRotationDueRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListServings Which authorities are declared to issue what
+//
+// Corresponds with GET /api/v1/servings (the `ListServings` operationId).
+func (c *Client) ListServings(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListServingsRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -6704,6 +9439,21 @@ func (c *Client) UpdateThing(ctx context.Context, thing ThingParam, body UpdateT
 	return c.Client.Do(req)
 }
 
+// ListThingCampaigns What became of a thing in all campaigns, oldest first
+//
+// Corresponds with GET /api/v1/things/{thing}/campaigns (the `ListThingCampaigns` operationId).
+func (c *Client) ListThingCampaigns(ctx context.Context, thing ThingParam, params *ListThingCampaignsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingCampaignsRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListThingJobs All attempts of a thing at jobs
 //
 // Corresponds with GET /api/v1/things/{thing}/jobs (the `ListThingJobs` operationId).
@@ -6773,6 +9523,21 @@ func (c *Client) AttachThingPrincipalWithBody(ctx context.Context, thing ThingPa
 // Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
 func (c *Client) AttachThingPrincipal(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewAttachThingPrincipalRequest(c.Server, thing, certificate, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListThingRotations What was done with the certificates of a thing and why, oldest first
+//
+// Corresponds with GET /api/v1/things/{thing}/rotations (the `ListThingRotations` operationId).
+func (c *Client) ListThingRotations(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListThingRotationsRequest(c.Server, thing)
 	if err != nil {
 		return nil, err
 	}
@@ -6860,6 +9625,350 @@ func (c *Client) ListShadows(ctx context.Context, thing ThingParam, params *List
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// GetThingTimeline What happened to a thing: certificates, rotations, campaigns, jobs and connection in the order of time
+//
+// Corresponds with GET /api/v1/things/{thing}/timeline (the `GetThingTimeline` operationId).
+func (c *Client) GetThingTimeline(ctx context.Context, thing ThingParam, params *GetThingTimelineParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetThingTimelineRequest(c.Server, thing, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetThingTrust Which roots a thing confirmed to trust
+//
+// Corresponds with GET /api/v1/things/{thing}/trust (the `GetThingTrust` operationId).
+func (c *Client) GetThingTrust(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetThingTrustRequest(c.Server, thing)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTrail What people did in the tenant, newest first
+//
+// Corresponds with GET /api/v1/trail (the `ListTrail` operationId).
+func (c *Client) ListTrail(ctx context.Context, params *ListTrailParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrailRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTrailRows The rows of the trail's chain from a number on, for whoever checks them
+//
+// Corresponds with GET /api/v1/trail/rows (the `ListTrailRows` operationId).
+func (c *Client) ListTrailRows(ctx context.Context, params *ListTrailRowsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrailRowsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTrust The roots that the service knows, and by which of them devices accept what it shows
+//
+// Corresponds with GET /api/v1/trust (the `GetTrust` operationId).
+func (c *Client) GetTrust(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTrustRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PlanTrustRolloverWithBody What speaks for and against a root rollover; nothing is changed
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+func (c *Client) PlanTrustRolloverWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPlanTrustRolloverRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PlanTrustRollover What speaks for and against a root rollover; nothing is changed
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+func (c *Client) PlanTrustRollover(ctx context.Context, body PlanTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPlanTrustRolloverRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTrustRollovers Root rollovers, without their gates
+//
+// Corresponds with GET /api/v1/trust-rollovers (the `ListTrustRollovers` operationId).
+func (c *Client) ListTrustRollovers(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTrustRolloversRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTrustRollover A root rollover, and the gate that it stands at
+//
+// Every target is looked at, so in a large fleet it takes its time.
+//
+// Corresponds with GET /api/v1/trust-rollovers/{rollover} (the `GetTrustRollover` operationId).
+func (c *Client) GetTrustRollover(ctx context.Context, rollover RolloverParam, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTrustRolloverRequest(c.Server, rollover)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AdvanceTrustRolloverWithBody Pass the gate to the next phase, if its threshold is reached now
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+func (c *Client) AdvanceTrustRolloverWithBody(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAdvanceTrustRolloverRequestWithBody(c.Server, rollover, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AdvanceTrustRollover Pass the gate to the next phase, if its threshold is reached now
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+func (c *Client) AdvanceTrustRollover(ctx context.Context, rollover RolloverParam, body AdvanceTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAdvanceTrustRolloverRequest(c.Server, rollover, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RetryTrustRolloverWithBody Another campaign for the devices that failed in this phase
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+func (c *Client) RetryTrustRolloverWithBody(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRetryTrustRolloverRequestWithBody(c.Server, rollover, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RetryTrustRollover Another campaign for the devices that failed in this phase
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+func (c *Client) RetryTrustRollover(ctx context.Context, rollover RolloverParam, body RetryTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRetryTrustRolloverRequest(c.Server, rollover, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelTrustRolloverWithBody End a root rollover; what devices trust stays as it is
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+func (c *Client) CancelTrustRolloverWithBody(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelTrustRolloverRequestWithBody(c.Server, rollover, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelTrustRollover End a root rollover; what devices trust stays as it is
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+func (c *Client) CancelTrustRollover(ctx context.Context, rollover RolloverParam, body CancelTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelTrustRolloverRequest(c.Server, rollover, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// NewListAcmeKeysRequest constructs an http.Request for the ListAcmeKeys method
+func NewListAcmeKeysRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/acme-keys")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateAcmeKeyRequest calls the generic CreateAcmeKey builder with application/json body
+func NewCreateAcmeKeyRequest(server string, body CreateAcmeKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateAcmeKeyRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateAcmeKeyRequestWithBody constructs an http.Request for the CreateAcmeKey method, with any body, and a specified content type
+func NewCreateAcmeKeyRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/acme-keys")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRevokeAcmeKeyRequest constructs an http.Request for the RevokeAcmeKey method
+func NewRevokeAcmeKeyRequest(server string, key string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "key", key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/acme-keys/%s/revoke", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
 }
 
 // NewListApprovalsRequest constructs an http.Request for the ListApprovals method
@@ -7353,6 +10462,151 @@ func NewPutRootListRequestWithBody(server string, authority AuthorityParam, cont
 	return req, nil
 }
 
+// NewPublishListsRequest constructs an http.Request for the PublishLists method
+func NewPublishListsRequest(server string, authority AuthorityParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "authority", authority, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/authorities/%s/publish", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRolloverRequest constructs an http.Request for the GetRollover method
+func NewGetRolloverRequest(server string, authority AuthorityParam, params *GetRolloverParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "authority", authority, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/authorities/%s/rollover", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "successor", params.Successor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetBackupRequest constructs an http.Request for the GetBackup method
+func NewGetBackupRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/backup")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewMakeBackupRequest constructs an http.Request for the MakeBackup method
+func NewMakeBackupRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/backup")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListBillingGroupsRequest constructs an http.Request for the ListBillingGroups method
 func NewListBillingGroupsRequest(server string, params *ListBillingGroupsParams) (*http.Request, error) {
 	var err error
@@ -7768,6 +11022,127 @@ func NewAddThingToBillingGroupRequest(server string, group ThingGroupParam, thin
 	return req, nil
 }
 
+// NewGetBreakGlassRequest constructs an http.Request for the GetBreakGlass method
+func NewGetBreakGlassRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/break-glass")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCloseBreakGlassRequest constructs an http.Request for the CloseBreakGlass method
+func NewCloseBreakGlassRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/break-glass/close")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewBreakGlassNonceRequest constructs an http.Request for the BreakGlassNonce method
+func NewBreakGlassNonceRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/break-glass/nonce")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewOpenBreakGlassRequest calls the generic OpenBreakGlass builder with application/json body
+func NewOpenBreakGlassRequest(server string, body OpenBreakGlassJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewOpenBreakGlassRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewOpenBreakGlassRequestWithBody constructs an http.Request for the OpenBreakGlass method, with any body, and a specified content type
+func NewOpenBreakGlassRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/break-glass/open")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewRegisterInBulkRequest calls the generic RegisterInBulk builder with application/json body
 func NewRegisterInBulkRequest(server string, body RegisterInBulkJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -7789,6 +11164,518 @@ func NewRegisterInBulkRequestWithBody(server string, contentType string, body io
 	}
 
 	operationPath := fmt.Sprintf("/api/v1/bulk-registrations")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewPlanCampaignRequest calls the generic PlanCampaign builder with application/json body
+func NewPlanCampaignRequest(server string, body PlanCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPlanCampaignRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewPlanCampaignRequestWithBody constructs an http.Request for the PlanCampaign method, with any body, and a specified content type
+func NewPlanCampaignRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaign-plans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListCampaignsRequest constructs an http.Request for the ListCampaigns method
+func NewListCampaignsRequest(server string, params *ListCampaignsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateCampaignRequest calls the generic CreateCampaign builder with application/json body
+func NewCreateCampaignRequest(server string, body CreateCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateCampaignRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateCampaignRequestWithBody constructs an http.Request for the CreateCampaign method, with any body, and a specified content type
+func NewCreateCampaignRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetCampaignRequest constructs an http.Request for the GetCampaign method
+func NewGetCampaignRequest(server string, campaign CampaignParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAskCampaignRequest calls the generic AskCampaign builder with application/json body
+func NewAskCampaignRequest(server string, campaign CampaignParam, body AskCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAskCampaignRequestWithBody(server, campaign, "application/json", bodyReader)
+}
+
+// NewAskCampaignRequestWithBody constructs an http.Request for the AskCampaign method, with any body, and a specified content type
+func NewAskCampaignRequestWithBody(server string, campaign CampaignParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s/ask", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCancelCampaignRequest calls the generic CancelCampaign builder with application/json body
+func NewCancelCampaignRequest(server string, campaign CampaignParam, body CancelCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCancelCampaignRequestWithBody(server, campaign, "application/json", bodyReader)
+}
+
+// NewCancelCampaignRequestWithBody constructs an http.Request for the CancelCampaign method, with any body, and a specified content type
+func NewCancelCampaignRequestWithBody(server string, campaign CampaignParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s/cancel", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListCampaignMembersRequest constructs an http.Request for the ListCampaignMembers method
+func NewListCampaignMembersRequest(server string, campaign CampaignParam, params *ListCampaignMembersParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s/members", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPauseCampaignRequest calls the generic PauseCampaign builder with application/json body
+func NewPauseCampaignRequest(server string, campaign CampaignParam, body PauseCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPauseCampaignRequestWithBody(server, campaign, "application/json", bodyReader)
+}
+
+// NewPauseCampaignRequestWithBody constructs an http.Request for the PauseCampaign method, with any body, and a specified content type
+func NewPauseCampaignRequestWithBody(server string, campaign CampaignParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s/pause", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewResumeCampaignRequest calls the generic ResumeCampaign builder with application/json body
+func NewResumeCampaignRequest(server string, campaign CampaignParam, body ResumeCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResumeCampaignRequestWithBody(server, campaign, "application/json", bodyReader)
+}
+
+// NewResumeCampaignRequestWithBody constructs an http.Request for the ResumeCampaign method, with any body, and a specified content type
+func NewResumeCampaignRequestWithBody(server string, campaign CampaignParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s/resume", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRollbackCampaignRequest calls the generic RollbackCampaign builder with application/json body
+func NewRollbackCampaignRequest(server string, campaign CampaignParam, body RollbackCampaignJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRollbackCampaignRequestWithBody(server, campaign, "application/json", bodyReader)
+}
+
+// NewRollbackCampaignRequestWithBody constructs an http.Request for the RollbackCampaign method, with any body, and a specified content type
+func NewRollbackCampaignRequestWithBody(server string, campaign CampaignParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "campaign", campaign, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/campaigns/%s/rollback", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -8309,6 +12196,73 @@ func NewPutClaimBudgetRequestWithBody(server string, certificate FleetCertificat
 	return req, nil
 }
 
+// NewListCrossesRequest constructs an http.Request for the ListCrosses method
+func NewListCrossesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/cross-certificates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddCrossRequest calls the generic AddCross builder with application/json body
+func NewAddCrossRequest(server string, body AddCrossJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddCrossRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewAddCrossRequestWithBody constructs an http.Request for the AddCross method, with any body, and a specified content type
+func NewAddCrossRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/cross-certificates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetDeviceRequest constructs an http.Request for the GetDevice method
 func NewGetDeviceRequest(server string, device DeviceParam) (*http.Request, error) {
 	var err error
@@ -8499,6 +12453,253 @@ func NewCreateEnrolPasswordRequestWithBody(server string, contentType string, bo
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListFirmwareRequest constructs an http.Request for the ListFirmware method
+func NewListFirmwareRequest(server string, params *ListFirmwareParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/firmware")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Class != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "class", *params.Class, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPublishFirmwareRequest calls the generic PublishFirmware builder with application/json body
+func NewPublishFirmwareRequest(server string, body PublishFirmwareJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPublishFirmwareRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewPublishFirmwareRequestWithBody constructs an http.Request for the PublishFirmware method, with any body, and a specified content type
+func NewPublishFirmwareRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/firmware")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewUploadFirmwareRequest calls the generic UploadFirmware builder with application/json body
+func NewUploadFirmwareRequest(server string, digest DigestParam, body UploadFirmwareJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUploadFirmwareRequestWithBody(server, digest, "application/json", bodyReader)
+}
+
+// NewUploadFirmwareRequestWithBody constructs an http.Request for the UploadFirmware method, with any body, and a specified content type
+func NewUploadFirmwareRequestWithBody(server string, digest DigestParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "digest", digest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/firmware-images/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetFirmwareRequest constructs an http.Request for the GetFirmware method
+func NewGetFirmwareRequest(server string, class ClassParam, version FirmwareVersionParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "class", class, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/firmware/%s/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewWithdrawFirmwareRequest constructs an http.Request for the WithdrawFirmware method
+func NewWithdrawFirmwareRequest(server string, class ClassParam, version FirmwareVersionParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "class", class, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/firmware/%s/%s/withdraw", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -9355,6 +13556,60 @@ func NewAddJobTargetsRequestWithBody(server string, job JobParam, contentType st
 	return req, nil
 }
 
+// NewListListDestinationsRequest constructs an http.Request for the ListListDestinations method
+func NewListListDestinationsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/list-destinations")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListListImportsRequest constructs an http.Request for the ListListImports method
+func NewListListImportsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/list-imports")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListListsRequest constructs an http.Request for the ListLists method
 func NewListListsRequest(server string) (*http.Request, error) {
 	var err error
@@ -9939,6 +14194,381 @@ func NewListUnitsRequest(server string, order OrderParam, params *ListUnitsParam
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
 		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAcceptUnitsRequest calls the generic AcceptUnits builder with application/json body
+func NewAcceptUnitsRequest(server string, body AcceptUnitsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAcceptUnitsRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewAcceptUnitsRequestWithBody constructs an http.Request for the AcceptUnits method, with any body, and a specified content type
+func NewAcceptUnitsRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/acceptances")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListOwnershipActsRequest constructs an http.Request for the ListOwnershipActs method
+func NewListOwnershipActsRequest(server string, params *ListOwnershipActsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/acts")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetOwnershipActRequest constructs an http.Request for the GetOwnershipAct method
+func NewGetOwnershipActRequest(server string, act ActParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "act", act, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/acts/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewWithdrawReleaseRequest calls the generic WithdrawRelease builder with application/json body
+func NewWithdrawReleaseRequest(server string, act ActParam, body WithdrawReleaseJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewWithdrawReleaseRequestWithBody(server, act, "application/json", bodyReader)
+}
+
+// NewWithdrawReleaseRequestWithBody constructs an http.Request for the WithdrawRelease method, with any body, and a specified content type
+func NewWithdrawReleaseRequestWithBody(server string, act ActParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "act", act, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/acts/%s/withdraw", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDecommissionUnitsRequest calls the generic DecommissionUnits builder with application/json body
+func NewDecommissionUnitsRequest(server string, body DecommissionUnitsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDecommissionUnitsRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewDecommissionUnitsRequestWithBody constructs an http.Request for the DecommissionUnits method, with any body, and a specified content type
+func NewDecommissionUnitsRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/decommissions")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewReleaseUnitsRequest calls the generic ReleaseUnits builder with application/json body
+func NewReleaseUnitsRequest(server string, body ReleaseUnitsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReleaseUnitsRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewReleaseUnitsRequestWithBody constructs an http.Request for the ReleaseUnits method, with any body, and a specified content type
+func NewReleaseUnitsRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/releases")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewResetUnitsRequest calls the generic ResetUnits builder with application/json body
+func NewResetUnitsRequest(server string, body ResetUnitsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResetUnitsRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewResetUnitsRequestWithBody constructs an http.Request for the ResetUnits method, with any body, and a specified content type
+func NewResetUnitsRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/resets")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetOwnershipRequest constructs an http.Request for the GetOwnership method
+func NewGetOwnershipRequest(server string, unit OwnedUnitParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "unit", unit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/units/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetDecommissionStatementRequest constructs an http.Request for the GetDecommissionStatement method
+func NewGetDecommissionStatementRequest(server string, unit OwnedUnitParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "unit", unit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/ownership/units/%s/statement", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -10790,6 +15420,40 @@ func NewDisablePrincipalRequest(server string, name PrincipalParam) (*http.Reque
 	return req, nil
 }
 
+// NewRepairSignInRequest constructs an http.Request for the RepairSignIn method
+func NewRepairSignInRequest(server string, name PrincipalParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/principals/%s/token", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListRegisteredCAsRequest constructs an http.Request for the ListRegisteredCAs method
 func NewListRegisteredCAsRequest(server string, params *ListRegisteredCAsParams) (*http.Request, error) {
 	var err error
@@ -11604,6 +16268,107 @@ func NewCreateRootRequestWithBody(server string, contentType string, body io.Rea
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListRotationDueRequest constructs an http.Request for the ListRotationDue method
+func NewListRotationDueRequest(server string, params *ListRotationDueParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/rotation/due")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "window_seconds", params.WindowSeconds, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListServingsRequest constructs an http.Request for the ListServings method
+func NewListServingsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/servings")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -12813,6 +17578,79 @@ func NewUpdateThingRequestWithBody(server string, thing ThingParam, contentType 
 	return req, nil
 }
 
+// NewListThingCampaignsRequest constructs an http.Request for the ListThingCampaigns method
+func NewListThingCampaignsRequest(server string, thing ThingParam, params *ListThingCampaignsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/campaigns", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListThingJobsRequest constructs an http.Request for the ListThingJobs method
 func NewListThingJobsRequest(server string, thing ThingParam, params *ListThingJobsParams) (*http.Request, error) {
 	var err error
@@ -13023,6 +17861,40 @@ func NewAttachThingPrincipalRequestWithBody(server string, thing ThingParam, cer
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListThingRotationsRequest constructs an http.Request for the ListThingRotations method
+func NewListThingRotationsRequest(server string, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/rotations", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -13296,6 +18168,546 @@ func NewListShadowsRequest(server string, thing ThingParam, params *ListShadowsP
 	return req, nil
 }
 
+// NewGetThingTimelineRequest constructs an http.Request for the GetThingTimeline method
+func NewGetThingTimelineRequest(server string, thing ThingParam, params *GetThingTimelineParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/timeline", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetThingTrustRequest constructs an http.Request for the GetThingTrust method
+func NewGetThingTrustRequest(server string, thing ThingParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "thing", thing, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/things/%s/trust", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListTrailRequest constructs an http.Request for the ListTrail method
+func NewListTrailRequest(server string, params *ListTrailParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trail")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Actor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "actor", *params.Actor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Action != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "action", *params.Action, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListTrailRowsRequest constructs an http.Request for the ListTrailRows method
+func NewListTrailRowsRequest(server string, params *ListTrailRowsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trail/rows")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetTrustRequest constructs an http.Request for the GetTrust method
+func NewGetTrustRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPlanTrustRolloverRequest calls the generic PlanTrustRollover builder with application/json body
+func NewPlanTrustRolloverRequest(server string, body PlanTrustRolloverJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPlanTrustRolloverRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewPlanTrustRolloverRequestWithBody constructs an http.Request for the PlanTrustRollover method, with any body, and a specified content type
+func NewPlanTrustRolloverRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust-rollover-plans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListTrustRolloversRequest constructs an http.Request for the ListTrustRollovers method
+func NewListTrustRolloversRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust-rollovers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetTrustRolloverRequest constructs an http.Request for the GetTrustRollover method
+func NewGetTrustRolloverRequest(server string, rollover RolloverParam) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rollover", rollover, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust-rollovers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAdvanceTrustRolloverRequest calls the generic AdvanceTrustRollover builder with application/json body
+func NewAdvanceTrustRolloverRequest(server string, rollover RolloverParam, body AdvanceTrustRolloverJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAdvanceTrustRolloverRequestWithBody(server, rollover, "application/json", bodyReader)
+}
+
+// NewAdvanceTrustRolloverRequestWithBody constructs an http.Request for the AdvanceTrustRollover method, with any body, and a specified content type
+func NewAdvanceTrustRolloverRequestWithBody(server string, rollover RolloverParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rollover", rollover, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust-rollovers/%s/advance", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRetryTrustRolloverRequest calls the generic RetryTrustRollover builder with application/json body
+func NewRetryTrustRolloverRequest(server string, rollover RolloverParam, body RetryTrustRolloverJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRetryTrustRolloverRequestWithBody(server, rollover, "application/json", bodyReader)
+}
+
+// NewRetryTrustRolloverRequestWithBody constructs an http.Request for the RetryTrustRollover method, with any body, and a specified content type
+func NewRetryTrustRolloverRequestWithBody(server string, rollover RolloverParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rollover", rollover, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust-rollovers/%s/again", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCancelTrustRolloverRequest calls the generic CancelTrustRollover builder with application/json body
+func NewCancelTrustRolloverRequest(server string, rollover RolloverParam, body CancelTrustRolloverJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCancelTrustRolloverRequestWithBody(server, rollover, "application/json", bodyReader)
+}
+
+// NewCancelTrustRolloverRequestWithBody constructs an http.Request for the CancelTrustRollover method, with any body, and a specified content type
+func NewCancelTrustRolloverRequestWithBody(server string, rollover RolloverParam, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "rollover", rollover, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/trust-rollovers/%s/cancel", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -13339,6 +18751,34 @@ func WithBaseURL(baseURL string) ClientOption {
 
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
+
+	// ListAcmeKeysWithResponse The external account keys of ACME, without their secrets
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/acme-keys (the `ListAcmeKeys` operationId).
+	ListAcmeKeysWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListAcmeKeysResponse, error)
+
+	// CreateAcmeKeyWithBodyWithResponse Make an external account key, with which one ACME account can be made; its secret is shown once
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+	CreateAcmeKeyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAcmeKeyResponse, error)
+
+	// CreateAcmeKeyWithResponse Make an external account key, with which one ACME account can be made; its secret is shown once
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+	CreateAcmeKeyWithResponse(ctx context.Context, body CreateAcmeKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAcmeKeyResponse, error)
+
+	// RevokeAcmeKeyWithResponse End an external account key and the account that was made with it; certificates stay
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/acme-keys/{key}/revoke (the `RevokeAcmeKey` operationId).
+	RevokeAcmeKeyWithResponse(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*RevokeAcmeKeyResponse, error)
 
 	// ListApprovalsWithResponse Documents that wait for a second person, newest first
 	//
@@ -13445,6 +18885,34 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /api/v1/authorities/{authority}/list (the `PutRootList` operationId).
 	PutRootListWithResponse(ctx context.Context, authority AuthorityParam, body PutRootListJSONRequestBody, reqEditors ...RequestEditorFn) (*PutRootListResponse, error)
 
+	// PublishListsWithResponse Make all lists of an authority anew now, whether something changed or not
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/authorities/{authority}/publish (the `PublishLists` operationId).
+	PublishListsWithResponse(ctx context.Context, authority AuthorityParam, reqEditors ...RequestEditorFn) (*PublishListsResponse, error)
+
+	// GetRolloverWithResponse How an authority is rolled over, retired or revoked, what speaks against it, and how far it is
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/authorities/{authority}/rollover (the `GetRollover` operationId).
+	GetRolloverWithResponse(ctx context.Context, authority AuthorityParam, params *GetRolloverParams, reqEditors ...RequestEditorFn) (*GetRolloverResponse, error)
+
+	// GetBackupWithResponse How far the backup is that is being made, and how the last one ended
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/backup (the `GetBackup` operationId).
+	GetBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBackupResponse, error)
+
+	// MakeBackupWithResponse Make an encrypted backup in the service's directory; the service goes on meanwhile
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/backup (the `MakeBackup` operationId).
+	MakeBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*MakeBackupResponse, error)
+
 	// ListBillingGroupsWithResponse Billing groups by name
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -13515,6 +18983,41 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /api/v1/billing-groups/{group}/things/{thing} (the `AddThingToBillingGroup` operationId).
 	AddThingToBillingGroupWithResponse(ctx context.Context, group ThingGroupParam, thing ThingParam, reqEditors ...RequestEditorFn) (*AddThingToBillingGroupResponse, error)
 
+	// GetBreakGlassWithResponse How break-glass stands
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/break-glass (the `GetBreakGlass` operationId).
+	GetBreakGlassWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBreakGlassResponse, error)
+
+	// CloseBreakGlassWithResponse End the break-glass session of the token
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/break-glass/close (the `CloseBreakGlass` operationId).
+	CloseBreakGlassWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CloseBreakGlassResponse, error)
+
+	// BreakGlassNonceWithResponse A nonce for the opening of a break-glass session
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/break-glass/nonce (the `BreakGlassNonce` operationId).
+	BreakGlassNonceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*BreakGlassNonceResponse, error)
+
+	// OpenBreakGlassWithBodyWithResponse Open the one session of a break-glass key, or a drill
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+	OpenBreakGlassWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*OpenBreakGlassResponse, error)
+
+	// OpenBreakGlassWithResponse Open the one session of a break-glass key, or a drill
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+	OpenBreakGlassWithResponse(ctx context.Context, body OpenBreakGlassJSONRequestBody, reqEditors ...RequestEditorFn) (*OpenBreakGlassResponse, error)
+
 	// RegisterInBulkWithBodyWithResponse Register devices, a line of parameters each
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -13528,6 +19031,125 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/bulk-registrations (the `RegisterInBulk` operationId).
 	RegisterInBulkWithResponse(ctx context.Context, body RegisterInBulkJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterInBulkResponse, error)
+
+	// PlanCampaignWithBodyWithResponse Dry run: who would get a change, in which stage, when at the earliest, and who not
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+	PlanCampaignWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PlanCampaignResponse, error)
+
+	// PlanCampaignWithResponse Dry run: who would get a change, in which stage, when at the earliest, and who not
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+	PlanCampaignWithResponse(ctx context.Context, body PlanCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*PlanCampaignResponse, error)
+
+	// ListCampaignsWithResponse Campaigns by name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/campaigns (the `ListCampaigns` operationId).
+	ListCampaignsWithResponse(ctx context.Context, params *ListCampaignsParams, reqEditors ...RequestEditorFn) (*ListCampaignsResponse, error)
+
+	// CreateCampaignWithBodyWithResponse Change many devices in stages
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+	CreateCampaignWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateCampaignResponse, error)
+
+	// CreateCampaignWithResponse Change many devices in stages
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+	CreateCampaignWithResponse(ctx context.Context, body CreateCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateCampaignResponse, error)
+
+	// GetCampaignWithResponse One campaign and how far it came
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/campaigns/{campaign} (the `GetCampaign` operationId).
+	GetCampaignWithResponse(ctx context.Context, campaign CampaignParam, reqEditors ...RequestEditorFn) (*GetCampaignResponse, error)
+
+	// AskCampaignWithBodyWithResponse Ask a second person again to approve a campaign
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+	AskCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AskCampaignResponse, error)
+
+	// AskCampaignWithResponse Ask a second person again to approve a campaign
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+	AskCampaignWithResponse(ctx context.Context, campaign CampaignParam, body AskCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*AskCampaignResponse, error)
+
+	// CancelCampaignWithBodyWithResponse End a campaign; who began still ends
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+	CancelCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelCampaignResponse, error)
+
+	// CancelCampaignWithResponse End a campaign; who began still ends
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+	CancelCampaignWithResponse(ctx context.Context, campaign CampaignParam, body CancelCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelCampaignResponse, error)
+
+	// ListCampaignMembersWithResponse The devices of a campaign by name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/campaigns/{campaign}/members (the `ListCampaignMembers` operationId).
+	ListCampaignMembersWithResponse(ctx context.Context, campaign CampaignParam, params *ListCampaignMembersParams, reqEditors ...RequestEditorFn) (*ListCampaignMembersResponse, error)
+
+	// PauseCampaignWithBodyWithResponse Have nobody begin any more
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+	PauseCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PauseCampaignResponse, error)
+
+	// PauseCampaignWithResponse Have nobody begin any more
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+	PauseCampaignWithResponse(ctx context.Context, campaign CampaignParam, body PauseCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*PauseCampaignResponse, error)
+
+	// ResumeCampaignWithBodyWithResponse Go on with a campaign that was paused or stopped itself
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+	ResumeCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResumeCampaignResponse, error)
+
+	// ResumeCampaignWithResponse Go on with a campaign that was paused or stopped itself
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+	ResumeCampaignWithResponse(ctx context.Context, campaign CampaignParam, body ResumeCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*ResumeCampaignResponse, error)
+
+	// RollbackCampaignWithBodyWithResponse Undo what a campaign changed
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+	RollbackCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RollbackCampaignResponse, error)
+
+	// RollbackCampaignWithResponse Undo what a campaign changed
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+	RollbackCampaignWithResponse(ctx context.Context, campaign CampaignParam, body RollbackCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*RollbackCampaignResponse, error)
 
 	// SearchCertificatesWithResponse Search certificates; a page may be short, what counts is next
 	//
@@ -13613,6 +19235,27 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /api/v1/claims/{certificate}/budget (the `PutClaimBudget` operationId).
 	PutClaimBudgetWithResponse(ctx context.Context, certificate FleetCertificateParam, body PutClaimBudgetJSONRequestBody, reqEditors ...RequestEditorFn) (*PutClaimBudgetResponse, error)
 
+	// ListCrossesWithResponse Which roots certify each other
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/cross-certificates (the `ListCrosses` operationId).
+	ListCrossesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListCrossesResponse, error)
+
+	// AddCrossWithBodyWithResponse Store a certificate in which one stored root certifies another
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+	AddCrossWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddCrossResponse, error)
+
+	// AddCrossWithResponse Store a certificate in which one stored root certifies another
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+	AddCrossWithResponse(ctx context.Context, body AddCrossJSONRequestBody, reqEditors ...RequestEditorFn) (*AddCrossResponse, error)
+
 	// GetDeviceWithResponse A device or unit with all its certificates and its thing
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -13654,6 +19297,55 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/enrol-passwords (the `CreateEnrolPassword` operationId).
 	CreateEnrolPasswordWithResponse(ctx context.Context, body CreateEnrolPasswordJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateEnrolPasswordResponse, error)
+
+	// ListFirmwareWithResponse Firmware by class and version
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/firmware (the `ListFirmware` operationId).
+	ListFirmwareWithResponse(ctx context.Context, params *ListFirmwareParams, reqEditors ...RequestEditorFn) (*ListFirmwareResponse, error)
+
+	// PublishFirmwareWithBodyWithResponse Publish a signed manifest whose image was sent; a second person releases it
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+	PublishFirmwareWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PublishFirmwareResponse, error)
+
+	// PublishFirmwareWithResponse Publish a signed manifest whose image was sent; a second person releases it
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+	PublishFirmwareWithResponse(ctx context.Context, body PublishFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*PublishFirmwareResponse, error)
+
+	// UploadFirmwareWithBodyWithResponse Send the next part of an image of firmware
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+	UploadFirmwareWithBodyWithResponse(ctx context.Context, digest DigestParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UploadFirmwareResponse, error)
+
+	// UploadFirmwareWithResponse Send the next part of an image of firmware
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+	UploadFirmwareWithResponse(ctx context.Context, digest DigestParam, body UploadFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*UploadFirmwareResponse, error)
+
+	// GetFirmwareWithResponse One version of firmware
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/firmware/{class}/{version} (the `GetFirmware` operationId).
+	GetFirmwareWithResponse(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*GetFirmwareResponse, error)
+
+	// WithdrawFirmwareWithResponse Keep a version of firmware from every device that does not have it, for ever
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/firmware/{class}/{version}/withdraw (the `WithdrawFirmware` operationId).
+	WithdrawFirmwareWithResponse(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*WithdrawFirmwareResponse, error)
 
 	// ListFleetCertificatesWithResponse Device certificates that the runtime knows
 	//
@@ -13841,6 +19533,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/jobs/{job}/targets (the `AddJobTargets` operationId).
 	AddJobTargetsWithResponse(ctx context.Context, job JobParam, body AddJobTargetsJSONRequestBody, reqEditors ...RequestEditorFn) (*AddJobTargetsResponse, error)
 
+	// ListListDestinationsWithResponse How far the places are that lists are sent to
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/list-destinations (the `ListListDestinations` operationId).
+	ListListDestinationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListListDestinationsResponse, error)
+
+	// ListListImportsWithResponse State of the lists of other CAs
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/list-imports (the `ListListImports` operationId).
+	ListListImportsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListListImportsResponse, error)
+
 	// ListListsWithResponse State of the certificate revocation lists
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -13945,6 +19651,120 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/orders/{order}/units (the `ListUnits` operationId).
 	ListUnitsWithResponse(ctx context.Context, order OrderParam, params *ListUnitsParams, reqEditors ...RequestEditorFn) (*ListUnitsResponse, error)
+
+	// AcceptUnitsWithBodyWithResponse Accept what another tenant released
+	//
+	// It takes the code of the release; the tenant that used it may repeat this.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+	AcceptUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AcceptUnitsResponse, error)
+
+	// AcceptUnitsWithResponse Accept what another tenant released
+	//
+	// It takes the code of the release; the tenant that used it may repeat this.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+	AcceptUnitsWithResponse(ctx context.Context, body AcceptUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*AcceptUnitsResponse, error)
+
+	// ListOwnershipActsWithResponse Releases, resets and decommissionings, by name
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/ownership/acts (the `ListOwnershipActs` operationId).
+	ListOwnershipActsWithResponse(ctx context.Context, params *ListOwnershipActsParams, reqEditors ...RequestEditorFn) (*ListOwnershipActsResponse, error)
+
+	// GetOwnershipActWithResponse A release, reset or decommissioning
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/ownership/acts/{act} (the `GetOwnershipAct` operationId).
+	GetOwnershipActWithResponse(ctx context.Context, act ActParam, reqEditors ...RequestEditorFn) (*GetOwnershipActResponse, error)
+
+	// WithdrawReleaseWithBodyWithResponse Take back a release that nobody accepted
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+	WithdrawReleaseWithBodyWithResponse(ctx context.Context, act ActParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*WithdrawReleaseResponse, error)
+
+	// WithdrawReleaseWithResponse Take back a release that nobody accepted
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+	WithdrawReleaseWithResponse(ctx context.Context, act ActParam, body WithdrawReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*WithdrawReleaseResponse, error)
+
+	// DecommissionUnitsWithBodyWithResponse Take units out of use for ever
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+	DecommissionUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DecommissionUnitsResponse, error)
+
+	// DecommissionUnitsWithResponse Take units out of use for ever
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+	DecommissionUnitsWithResponse(ctx context.Context, body DecommissionUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*DecommissionUnitsResponse, error)
+
+	// ReleaseUnitsWithBodyWithResponse Release units to another owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+	ReleaseUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReleaseUnitsResponse, error)
+
+	// ReleaseUnitsWithResponse Release units to another owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+	ReleaseUnitsWithResponse(ctx context.Context, body ReleaseUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*ReleaseUnitsResponse, error)
+
+	// ResetUnitsWithBodyWithResponse Have units boot anew for the same owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+	ResetUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResetUnitsResponse, error)
+
+	// ResetUnitsWithResponse Have units boot anew for the same owner
+	//
+	// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+	ResetUnitsWithResponse(ctx context.Context, body ResetUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*ResetUnitsResponse, error)
+
+	// GetOwnershipWithResponse Who owns a unit, and what of its history is this tenant's
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/ownership/units/{unit} (the `GetOwnership` operationId).
+	GetOwnershipWithResponse(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*GetOwnershipResponse, error)
+
+	// GetDecommissionStatementWithResponse The signed statement that a unit was decommissioned
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/ownership/units/{unit}/statement (the `GetDecommissionStatement` operationId).
+	GetDecommissionStatementWithResponse(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*GetDecommissionStatementResponse, error)
 
 	// MakePlanWithBodyWithResponse What documents would change; nothing is done
 	//
@@ -14120,6 +19940,13 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/principals/{name}/disable (the `DisablePrincipal` operationId).
 	DisablePrincipalWithResponse(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*DisablePrincipalResponse, error)
+
+	// RepairSignInWithResponse A new token for a named administrator, by break-glass; the former works no more
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/principals/{name}/token (the `RepairSignIn` operationId).
+	RepairSignInWithResponse(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*RepairSignInResponse, error)
 
 	// ListRegisteredCAsWithResponse CAs whose device certificates are let in
 	//
@@ -14309,6 +20136,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/roots (the `CreateRoot` operationId).
 	CreateRootWithResponse(ctx context.Context, body CreateRootJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRootResponse, error)
+
+	// ListRotationDueWithResponse Which certificates of devices end soon, the soonest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/rotation/due (the `ListRotationDue` operationId).
+	ListRotationDueWithResponse(ctx context.Context, params *ListRotationDueParams, reqEditors ...RequestEditorFn) (*ListRotationDueResponse, error)
+
+	// ListServingsWithResponse Which authorities are declared to issue what
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/servings (the `ListServings` operationId).
+	ListServingsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListServingsResponse, error)
 
 	// CreateStationCodeWithBodyWithResponse Make a one-time code with which a station enrols; shown once
 	//
@@ -14548,6 +20389,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PATCH /api/v1/things/{thing} (the `UpdateThing` operationId).
 	UpdateThingWithResponse(ctx context.Context, thing ThingParam, body UpdateThingJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateThingResponse, error)
 
+	// ListThingCampaignsWithResponse What became of a thing in all campaigns, oldest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/campaigns (the `ListThingCampaigns` operationId).
+	ListThingCampaignsWithResponse(ctx context.Context, thing ThingParam, params *ListThingCampaignsParams, reqEditors ...RequestEditorFn) (*ListThingCampaignsResponse, error)
+
 	// ListThingJobsWithResponse All attempts of a thing at jobs
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -14583,6 +20431,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /api/v1/things/{thing}/principals/{certificate} (the `AttachThingPrincipal` operationId).
 	AttachThingPrincipalWithResponse(ctx context.Context, thing ThingParam, certificate FleetCertificateParam, body AttachThingPrincipalJSONRequestBody, reqEditors ...RequestEditorFn) (*AttachThingPrincipalResponse, error)
 
+	// ListThingRotationsWithResponse What was done with the certificates of a thing and why, oldest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/rotations (the `ListThingRotations` operationId).
+	ListThingRotationsWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*ListThingRotationsResponse, error)
+
 	// DeleteShadowWithResponse Remove a shadow; its version goes on counting
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -14617,6 +20472,257 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/things/{thing}/shadows (the `ListShadows` operationId).
 	ListShadowsWithResponse(ctx context.Context, thing ThingParam, params *ListShadowsParams, reqEditors ...RequestEditorFn) (*ListShadowsResponse, error)
+
+	// GetThingTimelineWithResponse What happened to a thing: certificates, rotations, campaigns, jobs and connection in the order of time
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/timeline (the `GetThingTimeline` operationId).
+	GetThingTimelineWithResponse(ctx context.Context, thing ThingParam, params *GetThingTimelineParams, reqEditors ...RequestEditorFn) (*GetThingTimelineResponse, error)
+
+	// GetThingTrustWithResponse Which roots a thing confirmed to trust
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/things/{thing}/trust (the `GetThingTrust` operationId).
+	GetThingTrustWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*GetThingTrustResponse, error)
+
+	// ListTrailWithResponse What people did in the tenant, newest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/trail (the `ListTrail` operationId).
+	ListTrailWithResponse(ctx context.Context, params *ListTrailParams, reqEditors ...RequestEditorFn) (*ListTrailResponse, error)
+
+	// ListTrailRowsWithResponse The rows of the trail's chain from a number on, for whoever checks them
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/trail/rows (the `ListTrailRows` operationId).
+	ListTrailRowsWithResponse(ctx context.Context, params *ListTrailRowsParams, reqEditors ...RequestEditorFn) (*ListTrailRowsResponse, error)
+
+	// GetTrustWithResponse The roots that the service knows, and by which of them devices accept what it shows
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/trust (the `GetTrust` operationId).
+	GetTrustWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetTrustResponse, error)
+
+	// PlanTrustRolloverWithBodyWithResponse What speaks for and against a root rollover; nothing is changed
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+	PlanTrustRolloverWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PlanTrustRolloverResponse, error)
+
+	// PlanTrustRolloverWithResponse What speaks for and against a root rollover; nothing is changed
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+	PlanTrustRolloverWithResponse(ctx context.Context, body PlanTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*PlanTrustRolloverResponse, error)
+
+	// ListTrustRolloversWithResponse Root rollovers, without their gates
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/trust-rollovers (the `ListTrustRollovers` operationId).
+	ListTrustRolloversWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTrustRolloversResponse, error)
+
+	// GetTrustRolloverWithResponse A root rollover, and the gate that it stands at
+	//
+	// Every target is looked at, so in a large fleet it takes its time.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/trust-rollovers/{rollover} (the `GetTrustRollover` operationId).
+	GetTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, reqEditors ...RequestEditorFn) (*GetTrustRolloverResponse, error)
+
+	// AdvanceTrustRolloverWithBodyWithResponse Pass the gate to the next phase, if its threshold is reached now
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+	AdvanceTrustRolloverWithBodyWithResponse(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AdvanceTrustRolloverResponse, error)
+
+	// AdvanceTrustRolloverWithResponse Pass the gate to the next phase, if its threshold is reached now
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+	AdvanceTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, body AdvanceTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*AdvanceTrustRolloverResponse, error)
+
+	// RetryTrustRolloverWithBodyWithResponse Another campaign for the devices that failed in this phase
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+	RetryTrustRolloverWithBodyWithResponse(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RetryTrustRolloverResponse, error)
+
+	// RetryTrustRolloverWithResponse Another campaign for the devices that failed in this phase
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+	RetryTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, body RetryTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*RetryTrustRolloverResponse, error)
+
+	// CancelTrustRolloverWithBodyWithResponse End a root rollover; what devices trust stays as it is
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+	CancelTrustRolloverWithBodyWithResponse(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelTrustRolloverResponse, error)
+
+	// CancelTrustRolloverWithResponse End a root rollover; what devices trust stays as it is
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+	CancelTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, body CancelTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelTrustRolloverResponse, error)
+}
+
+type ListAcmeKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AcmeKeyPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAcmeKeysResponse) GetJSON200() *AcmeKeyPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAcmeKeysResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAcmeKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAcmeKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAcmeKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAcmeKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateAcmeKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *AcmeKey
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateAcmeKeyResponse) GetJSON201() *AcmeKey {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateAcmeKeyResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateAcmeKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateAcmeKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateAcmeKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateAcmeKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RevokeAcmeKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AcmeKey
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RevokeAcmeKeyResponse) GetJSON200() *AcmeKey {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeAcmeKeyResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeAcmeKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeAcmeKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeAcmeKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeAcmeKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type ListApprovalsResponse struct {
@@ -15099,6 +21205,198 @@ func (r PutRootListResponse) ContentType() string {
 	return ""
 }
 
+type PublishListsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ListPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PublishListsResponse) GetJSON200() *ListPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PublishListsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PublishListsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PublishListsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PublishListsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PublishListsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRolloverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Rollover
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRolloverResponse) GetJSON200() *Rollover {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRolloverResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRolloverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRolloverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRolloverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRolloverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BackupState
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBackupResponse) GetJSON200() *BackupState {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBackupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBackupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type MakeBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BackupState
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r MakeBackupResponse) GetJSON200() *BackupState {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r MakeBackupResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r MakeBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r MakeBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r MakeBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r MakeBackupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListBillingGroupsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -15483,6 +21781,198 @@ func (r AddThingToBillingGroupResponse) ContentType() string {
 	return ""
 }
 
+type GetBreakGlassResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BreakGlass
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBreakGlassResponse) GetJSON200() *BreakGlass {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBreakGlassResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBreakGlassResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBreakGlassResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBreakGlassResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBreakGlassResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CloseBreakGlassResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BreakGlassClosed
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CloseBreakGlassResponse) GetJSON200() *BreakGlassClosed {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CloseBreakGlassResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CloseBreakGlassResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CloseBreakGlassResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CloseBreakGlassResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CloseBreakGlassResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type BreakGlassNonceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BreakGlassNonce
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r BreakGlassNonceResponse) GetJSON200() *BreakGlassNonce {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r BreakGlassNonceResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r BreakGlassNonceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r BreakGlassNonceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r BreakGlassNonceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r BreakGlassNonceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type OpenBreakGlassResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *BreakGlassSession
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r OpenBreakGlassResponse) GetJSON201() *BreakGlassSession {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r OpenBreakGlassResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r OpenBreakGlassResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r OpenBreakGlassResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r OpenBreakGlassResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r OpenBreakGlassResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type RegisterInBulkResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -15525,6 +22015,486 @@ func (r RegisterInBulkResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RegisterInBulkResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PlanCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CampaignPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PlanCampaignResponse) GetJSON200() *CampaignPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PlanCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PlanCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PlanCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PlanCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PlanCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListCampaignsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CampaignPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCampaignsResponse) GetJSON200() *CampaignPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListCampaignsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCampaignsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCampaignsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCampaignsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCampaignsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateCampaignResponse) GetJSON201() *Campaign {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetCampaignResponse) GetJSON200() *Campaign {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AskCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AskCampaignResponse) GetJSON200() *Campaign {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AskCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AskCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AskCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AskCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AskCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CancelCampaignResponse) GetJSON200() *Campaign {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListCampaignMembersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CampaignMemberPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCampaignMembersResponse) GetJSON200() *CampaignMemberPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListCampaignMembersResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCampaignMembersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCampaignMembersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCampaignMembersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCampaignMembersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PauseCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PauseCampaignResponse) GetJSON200() *Campaign {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PauseCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PauseCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PauseCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PauseCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PauseCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResumeCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResumeCampaignResponse) GetJSON200() *Campaign {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResumeCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResumeCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResumeCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResumeCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResumeCampaignResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RollbackCampaignResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Campaign
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RollbackCampaignResponse) GetJSON200() *Campaign {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RollbackCampaignResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RollbackCampaignResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RollbackCampaignResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RollbackCampaignResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RollbackCampaignResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -15963,6 +22933,102 @@ func (r PutClaimBudgetResponse) ContentType() string {
 	return ""
 }
 
+type ListCrossesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CrossPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCrossesResponse) GetJSON200() *CrossPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListCrossesResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCrossesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCrossesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCrossesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCrossesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddCrossResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Cross
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddCrossResponse) GetJSON201() *Cross {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddCrossResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddCrossResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddCrossResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddCrossResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddCrossResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetDeviceResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -16149,6 +23215,246 @@ func (r CreateEnrolPasswordResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CreateEnrolPasswordResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListFirmwareResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FirmwarePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFirmwareResponse) GetJSON200() *FirmwarePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListFirmwareResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFirmwareResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFirmwareResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFirmwareResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFirmwareResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PublishFirmwareResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Firmware
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r PublishFirmwareResponse) GetJSON201() *Firmware {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PublishFirmwareResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PublishFirmwareResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PublishFirmwareResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PublishFirmwareResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PublishFirmwareResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UploadFirmwareResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *FirmwareUpload
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UploadFirmwareResponse) GetJSON200() *FirmwareUpload {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UploadFirmwareResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UploadFirmwareResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UploadFirmwareResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UploadFirmwareResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UploadFirmwareResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetFirmwareResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Firmware
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetFirmwareResponse) GetJSON200() *Firmware {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetFirmwareResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetFirmwareResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetFirmwareResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetFirmwareResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetFirmwareResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type WithdrawFirmwareResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Firmware
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r WithdrawFirmwareResponse) GetJSON200() *Firmware {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r WithdrawFirmwareResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r WithdrawFirmwareResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r WithdrawFirmwareResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r WithdrawFirmwareResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r WithdrawFirmwareResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16971,6 +24277,102 @@ func (r AddJobTargetsResponse) ContentType() string {
 	return ""
 }
 
+type ListListDestinationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ListDestinationPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListListDestinationsResponse) GetJSON200() *ListDestinationPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListListDestinationsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListListDestinationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListListDestinationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListListDestinationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListListDestinationsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListListImportsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ListImportPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListListImportsResponse) GetJSON200() *ListImportPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListListImportsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListListImportsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListListImportsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListListImportsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListListImportsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListListsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -17589,6 +24991,438 @@ func (r ListUnitsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListUnitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AcceptUnitsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OwnershipUnits
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AcceptUnitsResponse) GetJSON200() *OwnershipUnits {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AcceptUnitsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AcceptUnitsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AcceptUnitsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AcceptUnitsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AcceptUnitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListOwnershipActsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OwnershipActPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListOwnershipActsResponse) GetJSON200() *OwnershipActPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListOwnershipActsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListOwnershipActsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListOwnershipActsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListOwnershipActsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListOwnershipActsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetOwnershipActResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OwnershipAct
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetOwnershipActResponse) GetJSON200() *OwnershipAct {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetOwnershipActResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetOwnershipActResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetOwnershipActResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetOwnershipActResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetOwnershipActResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type WithdrawReleaseResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OwnershipAct
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r WithdrawReleaseResponse) GetJSON200() *OwnershipAct {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r WithdrawReleaseResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r WithdrawReleaseResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r WithdrawReleaseResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r WithdrawReleaseResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r WithdrawReleaseResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DecommissionUnitsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *OwnershipAct
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r DecommissionUnitsResponse) GetJSON201() *OwnershipAct {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DecommissionUnitsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DecommissionUnitsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DecommissionUnitsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DecommissionUnitsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DecommissionUnitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReleaseUnitsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *OwnershipAct
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r ReleaseUnitsResponse) GetJSON201() *OwnershipAct {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReleaseUnitsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReleaseUnitsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReleaseUnitsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReleaseUnitsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReleaseUnitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResetUnitsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *OwnershipAct
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r ResetUnitsResponse) GetJSON201() *OwnershipAct {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResetUnitsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResetUnitsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResetUnitsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResetUnitsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResetUnitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetOwnershipResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OwnershipUnit
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetOwnershipResponse) GetJSON200() *OwnershipUnit {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetOwnershipResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetOwnershipResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetOwnershipResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetOwnershipResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetOwnershipResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetDecommissionStatementResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Envelope
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetDecommissionStatementResponse) GetJSON200() *Envelope {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetDecommissionStatementResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetDecommissionStatementResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetDecommissionStatementResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetDecommissionStatementResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetDecommissionStatementResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -18507,6 +26341,54 @@ func (r DisablePrincipalResponse) ContentType() string {
 	return ""
 }
 
+type RepairSignInResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PrincipalToken
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RepairSignInResponse) GetJSON200() *PrincipalToken {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RepairSignInResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RepairSignInResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RepairSignInResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RepairSignInResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RepairSignInResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListRegisteredCAsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -19413,6 +27295,102 @@ func (r CreateRootResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CreateRootResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListRotationDueResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RotationDuePage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRotationDueResponse) GetJSON200() *RotationDuePage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListRotationDueResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRotationDueResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRotationDueResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRotationDueResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRotationDueResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListServingsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ServingPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListServingsResponse) GetJSON200() *ServingPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListServingsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListServingsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListServingsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListServingsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListServingsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -20619,6 +28597,54 @@ func (r UpdateThingResponse) ContentType() string {
 	return ""
 }
 
+type ListThingCampaignsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CampaignStepPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingCampaignsResponse) GetJSON200() *CampaignStepPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingCampaignsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingCampaignsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingCampaignsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingCampaignsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingCampaignsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListThingJobsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -20805,6 +28831,54 @@ func (r AttachThingPrincipalResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r AttachThingPrincipalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListThingRotationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RotationEvents
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListThingRotationsResponse) GetJSON200() *RotationEvents {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListThingRotationsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListThingRotationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListThingRotationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListThingRotationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListThingRotationsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -21003,6 +29077,586 @@ func (r ListShadowsResponse) ContentType() string {
 	return ""
 }
 
+type GetThingTimelineResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ThingTimeline
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetThingTimelineResponse) GetJSON200() *ThingTimeline {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetThingTimelineResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetThingTimelineResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetThingTimelineResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetThingTimelineResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetThingTimelineResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetThingTrustResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustBundle
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetThingTrustResponse) GetJSON200() *TrustBundle {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetThingTrustResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetThingTrustResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetThingTrustResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetThingTrustResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetThingTrustResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListTrailResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrailPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrailResponse) GetJSON200() *TrailPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrailResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrailResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrailResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrailResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrailResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListTrailRowsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrailPage
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrailRowsResponse) GetJSON200() *TrailPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrailRowsResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrailRowsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrailRowsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrailRowsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrailRowsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetTrustResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustState
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTrustResponse) GetJSON200() *TrustState {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTrustResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTrustResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTrustResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTrustResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTrustResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PlanTrustRolloverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustRolloverPlan
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PlanTrustRolloverResponse) GetJSON200() *TrustRolloverPlan {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PlanTrustRolloverResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PlanTrustRolloverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PlanTrustRolloverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PlanTrustRolloverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PlanTrustRolloverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListTrustRolloversResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustRollovers
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTrustRolloversResponse) GetJSON200() *TrustRollovers {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTrustRolloversResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTrustRolloversResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTrustRolloversResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTrustRolloversResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTrustRolloversResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetTrustRolloverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustRollover
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTrustRolloverResponse) GetJSON200() *TrustRollover {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTrustRolloverResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTrustRolloverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTrustRolloverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTrustRolloverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTrustRolloverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AdvanceTrustRolloverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustRollover
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AdvanceTrustRolloverResponse) GetJSON200() *TrustRollover {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AdvanceTrustRolloverResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AdvanceTrustRolloverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AdvanceTrustRolloverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AdvanceTrustRolloverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AdvanceTrustRolloverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RetryTrustRolloverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustRollover
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RetryTrustRolloverResponse) GetJSON200() *TrustRollover {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RetryTrustRolloverResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RetryTrustRolloverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RetryTrustRolloverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RetryTrustRolloverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RetryTrustRolloverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CancelTrustRolloverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TrustRollover
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CancelTrustRolloverResponse) GetJSON200() *TrustRollover {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CancelTrustRolloverResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CancelTrustRolloverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CancelTrustRolloverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CancelTrustRolloverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CancelTrustRolloverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListAcmeKeysWithResponse The external account keys of ACME, without their secrets
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/acme-keys (the `ListAcmeKeys` operationId).
+func (c *ClientWithResponses) ListAcmeKeysWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListAcmeKeysResponse, error) {
+	rsp, err := c.ListAcmeKeys(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAcmeKeysResponse(rsp)
+}
+
+// CreateAcmeKeyWithBodyWithResponse Make an external account key, with which one ACME account can be made; its secret is shown once
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+func (c *ClientWithResponses) CreateAcmeKeyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAcmeKeyResponse, error) {
+	rsp, err := c.CreateAcmeKeyWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateAcmeKeyResponse(rsp)
+}
+
+// CreateAcmeKeyWithResponse Make an external account key, with which one ACME account can be made; its secret is shown once
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/acme-keys (the `CreateAcmeKey` operationId).
+func (c *ClientWithResponses) CreateAcmeKeyWithResponse(ctx context.Context, body CreateAcmeKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAcmeKeyResponse, error) {
+	rsp, err := c.CreateAcmeKey(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateAcmeKeyResponse(rsp)
+}
+
+// RevokeAcmeKeyWithResponse End an external account key and the account that was made with it; certificates stay
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/acme-keys/{key}/revoke (the `RevokeAcmeKey` operationId).
+func (c *ClientWithResponses) RevokeAcmeKeyWithResponse(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*RevokeAcmeKeyResponse, error) {
+	rsp, err := c.RevokeAcmeKey(ctx, key, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeAcmeKeyResponse(rsp)
+}
+
 // ListApprovalsWithResponse Documents that wait for a second person, newest first
 //
 // Returns a wrapper object for the known response body format(s).
@@ -21198,6 +29852,58 @@ func (c *ClientWithResponses) PutRootListWithResponse(ctx context.Context, autho
 	return ParsePutRootListResponse(rsp)
 }
 
+// PublishListsWithResponse Make all lists of an authority anew now, whether something changed or not
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/authorities/{authority}/publish (the `PublishLists` operationId).
+func (c *ClientWithResponses) PublishListsWithResponse(ctx context.Context, authority AuthorityParam, reqEditors ...RequestEditorFn) (*PublishListsResponse, error) {
+	rsp, err := c.PublishLists(ctx, authority, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePublishListsResponse(rsp)
+}
+
+// GetRolloverWithResponse How an authority is rolled over, retired or revoked, what speaks against it, and how far it is
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/authorities/{authority}/rollover (the `GetRollover` operationId).
+func (c *ClientWithResponses) GetRolloverWithResponse(ctx context.Context, authority AuthorityParam, params *GetRolloverParams, reqEditors ...RequestEditorFn) (*GetRolloverResponse, error) {
+	rsp, err := c.GetRollover(ctx, authority, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRolloverResponse(rsp)
+}
+
+// GetBackupWithResponse How far the backup is that is being made, and how the last one ended
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/backup (the `GetBackup` operationId).
+func (c *ClientWithResponses) GetBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBackupResponse, error) {
+	rsp, err := c.GetBackup(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBackupResponse(rsp)
+}
+
+// MakeBackupWithResponse Make an encrypted backup in the service's directory; the service goes on meanwhile
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/backup (the `MakeBackup` operationId).
+func (c *ClientWithResponses) MakeBackupWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*MakeBackupResponse, error) {
+	rsp, err := c.MakeBackup(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMakeBackupResponse(rsp)
+}
+
 // ListBillingGroupsWithResponse Billing groups by name
 //
 // Returns a wrapper object for the known response body format(s).
@@ -21328,6 +30034,71 @@ func (c *ClientWithResponses) AddThingToBillingGroupWithResponse(ctx context.Con
 	return ParseAddThingToBillingGroupResponse(rsp)
 }
 
+// GetBreakGlassWithResponse How break-glass stands
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/break-glass (the `GetBreakGlass` operationId).
+func (c *ClientWithResponses) GetBreakGlassWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBreakGlassResponse, error) {
+	rsp, err := c.GetBreakGlass(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBreakGlassResponse(rsp)
+}
+
+// CloseBreakGlassWithResponse End the break-glass session of the token
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/break-glass/close (the `CloseBreakGlass` operationId).
+func (c *ClientWithResponses) CloseBreakGlassWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CloseBreakGlassResponse, error) {
+	rsp, err := c.CloseBreakGlass(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCloseBreakGlassResponse(rsp)
+}
+
+// BreakGlassNonceWithResponse A nonce for the opening of a break-glass session
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/break-glass/nonce (the `BreakGlassNonce` operationId).
+func (c *ClientWithResponses) BreakGlassNonceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*BreakGlassNonceResponse, error) {
+	rsp, err := c.BreakGlassNonce(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseBreakGlassNonceResponse(rsp)
+}
+
+// OpenBreakGlassWithBodyWithResponse Open the one session of a break-glass key, or a drill
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+func (c *ClientWithResponses) OpenBreakGlassWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*OpenBreakGlassResponse, error) {
+	rsp, err := c.OpenBreakGlassWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseOpenBreakGlassResponse(rsp)
+}
+
+// OpenBreakGlassWithResponse Open the one session of a break-glass key, or a drill
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/break-glass/open (the `OpenBreakGlass` operationId).
+func (c *ClientWithResponses) OpenBreakGlassWithResponse(ctx context.Context, body OpenBreakGlassJSONRequestBody, reqEditors ...RequestEditorFn) (*OpenBreakGlassResponse, error) {
+	rsp, err := c.OpenBreakGlass(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseOpenBreakGlassResponse(rsp)
+}
+
 // RegisterInBulkWithBodyWithResponse Register devices, a line of parameters each
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -21352,6 +30123,227 @@ func (c *ClientWithResponses) RegisterInBulkWithResponse(ctx context.Context, bo
 		return nil, err
 	}
 	return ParseRegisterInBulkResponse(rsp)
+}
+
+// PlanCampaignWithBodyWithResponse Dry run: who would get a change, in which stage, when at the earliest, and who not
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+func (c *ClientWithResponses) PlanCampaignWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PlanCampaignResponse, error) {
+	rsp, err := c.PlanCampaignWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePlanCampaignResponse(rsp)
+}
+
+// PlanCampaignWithResponse Dry run: who would get a change, in which stage, when at the earliest, and who not
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaign-plans (the `PlanCampaign` operationId).
+func (c *ClientWithResponses) PlanCampaignWithResponse(ctx context.Context, body PlanCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*PlanCampaignResponse, error) {
+	rsp, err := c.PlanCampaign(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePlanCampaignResponse(rsp)
+}
+
+// ListCampaignsWithResponse Campaigns by name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/campaigns (the `ListCampaigns` operationId).
+func (c *ClientWithResponses) ListCampaignsWithResponse(ctx context.Context, params *ListCampaignsParams, reqEditors ...RequestEditorFn) (*ListCampaignsResponse, error) {
+	rsp, err := c.ListCampaigns(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCampaignsResponse(rsp)
+}
+
+// CreateCampaignWithBodyWithResponse Change many devices in stages
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+func (c *ClientWithResponses) CreateCampaignWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateCampaignResponse, error) {
+	rsp, err := c.CreateCampaignWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateCampaignResponse(rsp)
+}
+
+// CreateCampaignWithResponse Change many devices in stages
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns (the `CreateCampaign` operationId).
+func (c *ClientWithResponses) CreateCampaignWithResponse(ctx context.Context, body CreateCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateCampaignResponse, error) {
+	rsp, err := c.CreateCampaign(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateCampaignResponse(rsp)
+}
+
+// GetCampaignWithResponse One campaign and how far it came
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/campaigns/{campaign} (the `GetCampaign` operationId).
+func (c *ClientWithResponses) GetCampaignWithResponse(ctx context.Context, campaign CampaignParam, reqEditors ...RequestEditorFn) (*GetCampaignResponse, error) {
+	rsp, err := c.GetCampaign(ctx, campaign, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCampaignResponse(rsp)
+}
+
+// AskCampaignWithBodyWithResponse Ask a second person again to approve a campaign
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+func (c *ClientWithResponses) AskCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AskCampaignResponse, error) {
+	rsp, err := c.AskCampaignWithBody(ctx, campaign, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAskCampaignResponse(rsp)
+}
+
+// AskCampaignWithResponse Ask a second person again to approve a campaign
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/ask (the `AskCampaign` operationId).
+func (c *ClientWithResponses) AskCampaignWithResponse(ctx context.Context, campaign CampaignParam, body AskCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*AskCampaignResponse, error) {
+	rsp, err := c.AskCampaign(ctx, campaign, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAskCampaignResponse(rsp)
+}
+
+// CancelCampaignWithBodyWithResponse End a campaign; who began still ends
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+func (c *ClientWithResponses) CancelCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelCampaignResponse, error) {
+	rsp, err := c.CancelCampaignWithBody(ctx, campaign, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelCampaignResponse(rsp)
+}
+
+// CancelCampaignWithResponse End a campaign; who began still ends
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/cancel (the `CancelCampaign` operationId).
+func (c *ClientWithResponses) CancelCampaignWithResponse(ctx context.Context, campaign CampaignParam, body CancelCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelCampaignResponse, error) {
+	rsp, err := c.CancelCampaign(ctx, campaign, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelCampaignResponse(rsp)
+}
+
+// ListCampaignMembersWithResponse The devices of a campaign by name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/campaigns/{campaign}/members (the `ListCampaignMembers` operationId).
+func (c *ClientWithResponses) ListCampaignMembersWithResponse(ctx context.Context, campaign CampaignParam, params *ListCampaignMembersParams, reqEditors ...RequestEditorFn) (*ListCampaignMembersResponse, error) {
+	rsp, err := c.ListCampaignMembers(ctx, campaign, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCampaignMembersResponse(rsp)
+}
+
+// PauseCampaignWithBodyWithResponse Have nobody begin any more
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+func (c *ClientWithResponses) PauseCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PauseCampaignResponse, error) {
+	rsp, err := c.PauseCampaignWithBody(ctx, campaign, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePauseCampaignResponse(rsp)
+}
+
+// PauseCampaignWithResponse Have nobody begin any more
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/pause (the `PauseCampaign` operationId).
+func (c *ClientWithResponses) PauseCampaignWithResponse(ctx context.Context, campaign CampaignParam, body PauseCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*PauseCampaignResponse, error) {
+	rsp, err := c.PauseCampaign(ctx, campaign, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePauseCampaignResponse(rsp)
+}
+
+// ResumeCampaignWithBodyWithResponse Go on with a campaign that was paused or stopped itself
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+func (c *ClientWithResponses) ResumeCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResumeCampaignResponse, error) {
+	rsp, err := c.ResumeCampaignWithBody(ctx, campaign, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResumeCampaignResponse(rsp)
+}
+
+// ResumeCampaignWithResponse Go on with a campaign that was paused or stopped itself
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/resume (the `ResumeCampaign` operationId).
+func (c *ClientWithResponses) ResumeCampaignWithResponse(ctx context.Context, campaign CampaignParam, body ResumeCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*ResumeCampaignResponse, error) {
+	rsp, err := c.ResumeCampaign(ctx, campaign, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResumeCampaignResponse(rsp)
+}
+
+// RollbackCampaignWithBodyWithResponse Undo what a campaign changed
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+func (c *ClientWithResponses) RollbackCampaignWithBodyWithResponse(ctx context.Context, campaign CampaignParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RollbackCampaignResponse, error) {
+	rsp, err := c.RollbackCampaignWithBody(ctx, campaign, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRollbackCampaignResponse(rsp)
+}
+
+// RollbackCampaignWithResponse Undo what a campaign changed
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/campaigns/{campaign}/rollback (the `RollbackCampaign` operationId).
+func (c *ClientWithResponses) RollbackCampaignWithResponse(ctx context.Context, campaign CampaignParam, body RollbackCampaignJSONRequestBody, reqEditors ...RequestEditorFn) (*RollbackCampaignResponse, error) {
+	rsp, err := c.RollbackCampaign(ctx, campaign, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRollbackCampaignResponse(rsp)
 }
 
 // SearchCertificatesWithResponse Search certificates; a page may be short, what counts is next
@@ -21510,6 +30502,45 @@ func (c *ClientWithResponses) PutClaimBudgetWithResponse(ctx context.Context, ce
 	return ParsePutClaimBudgetResponse(rsp)
 }
 
+// ListCrossesWithResponse Which roots certify each other
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/cross-certificates (the `ListCrosses` operationId).
+func (c *ClientWithResponses) ListCrossesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListCrossesResponse, error) {
+	rsp, err := c.ListCrosses(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCrossesResponse(rsp)
+}
+
+// AddCrossWithBodyWithResponse Store a certificate in which one stored root certifies another
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+func (c *ClientWithResponses) AddCrossWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddCrossResponse, error) {
+	rsp, err := c.AddCrossWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddCrossResponse(rsp)
+}
+
+// AddCrossWithResponse Store a certificate in which one stored root certifies another
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/cross-certificates (the `AddCross` operationId).
+func (c *ClientWithResponses) AddCrossWithResponse(ctx context.Context, body AddCrossJSONRequestBody, reqEditors ...RequestEditorFn) (*AddCrossResponse, error) {
+	rsp, err := c.AddCross(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddCrossResponse(rsp)
+}
+
 // GetDeviceWithResponse A device or unit with all its certificates and its thing
 //
 // Returns a wrapper object for the known response body format(s).
@@ -21586,6 +30617,97 @@ func (c *ClientWithResponses) CreateEnrolPasswordWithResponse(ctx context.Contex
 		return nil, err
 	}
 	return ParseCreateEnrolPasswordResponse(rsp)
+}
+
+// ListFirmwareWithResponse Firmware by class and version
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/firmware (the `ListFirmware` operationId).
+func (c *ClientWithResponses) ListFirmwareWithResponse(ctx context.Context, params *ListFirmwareParams, reqEditors ...RequestEditorFn) (*ListFirmwareResponse, error) {
+	rsp, err := c.ListFirmware(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFirmwareResponse(rsp)
+}
+
+// PublishFirmwareWithBodyWithResponse Publish a signed manifest whose image was sent; a second person releases it
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+func (c *ClientWithResponses) PublishFirmwareWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PublishFirmwareResponse, error) {
+	rsp, err := c.PublishFirmwareWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePublishFirmwareResponse(rsp)
+}
+
+// PublishFirmwareWithResponse Publish a signed manifest whose image was sent; a second person releases it
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/firmware (the `PublishFirmware` operationId).
+func (c *ClientWithResponses) PublishFirmwareWithResponse(ctx context.Context, body PublishFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*PublishFirmwareResponse, error) {
+	rsp, err := c.PublishFirmware(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePublishFirmwareResponse(rsp)
+}
+
+// UploadFirmwareWithBodyWithResponse Send the next part of an image of firmware
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+func (c *ClientWithResponses) UploadFirmwareWithBodyWithResponse(ctx context.Context, digest DigestParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UploadFirmwareResponse, error) {
+	rsp, err := c.UploadFirmwareWithBody(ctx, digest, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUploadFirmwareResponse(rsp)
+}
+
+// UploadFirmwareWithResponse Send the next part of an image of firmware
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/firmware-images/{digest} (the `UploadFirmware` operationId).
+func (c *ClientWithResponses) UploadFirmwareWithResponse(ctx context.Context, digest DigestParam, body UploadFirmwareJSONRequestBody, reqEditors ...RequestEditorFn) (*UploadFirmwareResponse, error) {
+	rsp, err := c.UploadFirmware(ctx, digest, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUploadFirmwareResponse(rsp)
+}
+
+// GetFirmwareWithResponse One version of firmware
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/firmware/{class}/{version} (the `GetFirmware` operationId).
+func (c *ClientWithResponses) GetFirmwareWithResponse(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*GetFirmwareResponse, error) {
+	rsp, err := c.GetFirmware(ctx, class, version, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetFirmwareResponse(rsp)
+}
+
+// WithdrawFirmwareWithResponse Keep a version of firmware from every device that does not have it, for ever
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/firmware/{class}/{version}/withdraw (the `WithdrawFirmware` operationId).
+func (c *ClientWithResponses) WithdrawFirmwareWithResponse(ctx context.Context, class ClassParam, version FirmwareVersionParam, reqEditors ...RequestEditorFn) (*WithdrawFirmwareResponse, error) {
+	rsp, err := c.WithdrawFirmware(ctx, class, version, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWithdrawFirmwareResponse(rsp)
 }
 
 // ListFleetCertificatesWithResponse Device certificates that the runtime knows
@@ -21930,6 +31052,32 @@ func (c *ClientWithResponses) AddJobTargetsWithResponse(ctx context.Context, job
 	return ParseAddJobTargetsResponse(rsp)
 }
 
+// ListListDestinationsWithResponse How far the places are that lists are sent to
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/list-destinations (the `ListListDestinations` operationId).
+func (c *ClientWithResponses) ListListDestinationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListListDestinationsResponse, error) {
+	rsp, err := c.ListListDestinations(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListListDestinationsResponse(rsp)
+}
+
+// ListListImportsWithResponse State of the lists of other CAs
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/list-imports (the `ListListImports` operationId).
+func (c *ClientWithResponses) ListListImportsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListListImportsResponse, error) {
+	rsp, err := c.ListListImports(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListListImportsResponse(rsp)
+}
+
 // ListListsWithResponse State of the certificate revocation lists
 //
 // Returns a wrapper object for the known response body format(s).
@@ -22123,6 +31271,204 @@ func (c *ClientWithResponses) ListUnitsWithResponse(ctx context.Context, order O
 		return nil, err
 	}
 	return ParseListUnitsResponse(rsp)
+}
+
+// AcceptUnitsWithBodyWithResponse Accept what another tenant released
+//
+// It takes the code of the release; the tenant that used it may repeat this.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+func (c *ClientWithResponses) AcceptUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AcceptUnitsResponse, error) {
+	rsp, err := c.AcceptUnitsWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAcceptUnitsResponse(rsp)
+}
+
+// AcceptUnitsWithResponse Accept what another tenant released
+//
+// It takes the code of the release; the tenant that used it may repeat this.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/acceptances (the `AcceptUnits` operationId).
+func (c *ClientWithResponses) AcceptUnitsWithResponse(ctx context.Context, body AcceptUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*AcceptUnitsResponse, error) {
+	rsp, err := c.AcceptUnits(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAcceptUnitsResponse(rsp)
+}
+
+// ListOwnershipActsWithResponse Releases, resets and decommissionings, by name
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/ownership/acts (the `ListOwnershipActs` operationId).
+func (c *ClientWithResponses) ListOwnershipActsWithResponse(ctx context.Context, params *ListOwnershipActsParams, reqEditors ...RequestEditorFn) (*ListOwnershipActsResponse, error) {
+	rsp, err := c.ListOwnershipActs(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListOwnershipActsResponse(rsp)
+}
+
+// GetOwnershipActWithResponse A release, reset or decommissioning
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/ownership/acts/{act} (the `GetOwnershipAct` operationId).
+func (c *ClientWithResponses) GetOwnershipActWithResponse(ctx context.Context, act ActParam, reqEditors ...RequestEditorFn) (*GetOwnershipActResponse, error) {
+	rsp, err := c.GetOwnershipAct(ctx, act, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetOwnershipActResponse(rsp)
+}
+
+// WithdrawReleaseWithBodyWithResponse Take back a release that nobody accepted
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+func (c *ClientWithResponses) WithdrawReleaseWithBodyWithResponse(ctx context.Context, act ActParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*WithdrawReleaseResponse, error) {
+	rsp, err := c.WithdrawReleaseWithBody(ctx, act, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWithdrawReleaseResponse(rsp)
+}
+
+// WithdrawReleaseWithResponse Take back a release that nobody accepted
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/acts/{act}/withdraw (the `WithdrawRelease` operationId).
+func (c *ClientWithResponses) WithdrawReleaseWithResponse(ctx context.Context, act ActParam, body WithdrawReleaseJSONRequestBody, reqEditors ...RequestEditorFn) (*WithdrawReleaseResponse, error) {
+	rsp, err := c.WithdrawRelease(ctx, act, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWithdrawReleaseResponse(rsp)
+}
+
+// DecommissionUnitsWithBodyWithResponse Take units out of use for ever
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+func (c *ClientWithResponses) DecommissionUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DecommissionUnitsResponse, error) {
+	rsp, err := c.DecommissionUnitsWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDecommissionUnitsResponse(rsp)
+}
+
+// DecommissionUnitsWithResponse Take units out of use for ever
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/decommissions (the `DecommissionUnits` operationId).
+func (c *ClientWithResponses) DecommissionUnitsWithResponse(ctx context.Context, body DecommissionUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*DecommissionUnitsResponse, error) {
+	rsp, err := c.DecommissionUnits(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDecommissionUnitsResponse(rsp)
+}
+
+// ReleaseUnitsWithBodyWithResponse Release units to another owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+func (c *ClientWithResponses) ReleaseUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReleaseUnitsResponse, error) {
+	rsp, err := c.ReleaseUnitsWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReleaseUnitsResponse(rsp)
+}
+
+// ReleaseUnitsWithResponse Release units to another owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing. The code is in this answer and nowhere else.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/releases (the `ReleaseUnits` operationId).
+func (c *ClientWithResponses) ReleaseUnitsWithResponse(ctx context.Context, body ReleaseUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*ReleaseUnitsResponse, error) {
+	rsp, err := c.ReleaseUnits(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReleaseUnitsResponse(rsp)
+}
+
+// ResetUnitsWithBodyWithResponse Have units boot anew for the same owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+func (c *ClientWithResponses) ResetUnitsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResetUnitsResponse, error) {
+	rsp, err := c.ResetUnitsWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResetUnitsResponse(rsp)
+}
+
+// ResetUnitsWithResponse Have units boot anew for the same owner
+//
+// All of its units, or none. Over a configured number of units a second person approves it. The same request again changes nothing.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/ownership/resets (the `ResetUnits` operationId).
+func (c *ClientWithResponses) ResetUnitsWithResponse(ctx context.Context, body ResetUnitsJSONRequestBody, reqEditors ...RequestEditorFn) (*ResetUnitsResponse, error) {
+	rsp, err := c.ResetUnits(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResetUnitsResponse(rsp)
+}
+
+// GetOwnershipWithResponse Who owns a unit, and what of its history is this tenant's
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/ownership/units/{unit} (the `GetOwnership` operationId).
+func (c *ClientWithResponses) GetOwnershipWithResponse(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*GetOwnershipResponse, error) {
+	rsp, err := c.GetOwnership(ctx, unit, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetOwnershipResponse(rsp)
+}
+
+// GetDecommissionStatementWithResponse The signed statement that a unit was decommissioned
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/ownership/units/{unit}/statement (the `GetDecommissionStatement` operationId).
+func (c *ClientWithResponses) GetDecommissionStatementWithResponse(ctx context.Context, unit OwnedUnitParam, reqEditors ...RequestEditorFn) (*GetDecommissionStatementResponse, error) {
+	rsp, err := c.GetDecommissionStatement(ctx, unit, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetDecommissionStatementResponse(rsp)
 }
 
 // MakePlanWithBodyWithResponse What documents would change; nothing is done
@@ -22448,6 +31794,19 @@ func (c *ClientWithResponses) DisablePrincipalWithResponse(ctx context.Context, 
 		return nil, err
 	}
 	return ParseDisablePrincipalResponse(rsp)
+}
+
+// RepairSignInWithResponse A new token for a named administrator, by break-glass; the former works no more
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/principals/{name}/token (the `RepairSignIn` operationId).
+func (c *ClientWithResponses) RepairSignInWithResponse(ctx context.Context, name PrincipalParam, reqEditors ...RequestEditorFn) (*RepairSignInResponse, error) {
+	rsp, err := c.RepairSignIn(ctx, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRepairSignInResponse(rsp)
 }
 
 // ListRegisteredCAsWithResponse CAs whose device certificates are let in
@@ -22799,6 +32158,32 @@ func (c *ClientWithResponses) CreateRootWithResponse(ctx context.Context, body C
 		return nil, err
 	}
 	return ParseCreateRootResponse(rsp)
+}
+
+// ListRotationDueWithResponse Which certificates of devices end soon, the soonest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/rotation/due (the `ListRotationDue` operationId).
+func (c *ClientWithResponses) ListRotationDueWithResponse(ctx context.Context, params *ListRotationDueParams, reqEditors ...RequestEditorFn) (*ListRotationDueResponse, error) {
+	rsp, err := c.ListRotationDue(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRotationDueResponse(rsp)
+}
+
+// ListServingsWithResponse Which authorities are declared to issue what
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/servings (the `ListServings` operationId).
+func (c *ClientWithResponses) ListServingsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListServingsResponse, error) {
+	rsp, err := c.ListServings(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListServingsResponse(rsp)
 }
 
 // CreateStationCodeWithBodyWithResponse Make a one-time code with which a station enrols; shown once
@@ -23243,6 +32628,19 @@ func (c *ClientWithResponses) UpdateThingWithResponse(ctx context.Context, thing
 	return ParseUpdateThingResponse(rsp)
 }
 
+// ListThingCampaignsWithResponse What became of a thing in all campaigns, oldest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/campaigns (the `ListThingCampaigns` operationId).
+func (c *ClientWithResponses) ListThingCampaignsWithResponse(ctx context.Context, thing ThingParam, params *ListThingCampaignsParams, reqEditors ...RequestEditorFn) (*ListThingCampaignsResponse, error) {
+	rsp, err := c.ListThingCampaigns(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingCampaignsResponse(rsp)
+}
+
 // ListThingJobsWithResponse All attempts of a thing at jobs
 //
 // Returns a wrapper object for the known response body format(s).
@@ -23308,6 +32706,19 @@ func (c *ClientWithResponses) AttachThingPrincipalWithResponse(ctx context.Conte
 	return ParseAttachThingPrincipalResponse(rsp)
 }
 
+// ListThingRotationsWithResponse What was done with the certificates of a thing and why, oldest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/rotations (the `ListThingRotations` operationId).
+func (c *ClientWithResponses) ListThingRotationsWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*ListThingRotationsResponse, error) {
+	rsp, err := c.ListThingRotations(ctx, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListThingRotationsResponse(rsp)
+}
+
 // DeleteShadowWithResponse Remove a shadow; its version goes on counting
 //
 // Returns a wrapper object for the known response body format(s).
@@ -23371,6 +32782,302 @@ func (c *ClientWithResponses) ListShadowsWithResponse(ctx context.Context, thing
 		return nil, err
 	}
 	return ParseListShadowsResponse(rsp)
+}
+
+// GetThingTimelineWithResponse What happened to a thing: certificates, rotations, campaigns, jobs and connection in the order of time
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/timeline (the `GetThingTimeline` operationId).
+func (c *ClientWithResponses) GetThingTimelineWithResponse(ctx context.Context, thing ThingParam, params *GetThingTimelineParams, reqEditors ...RequestEditorFn) (*GetThingTimelineResponse, error) {
+	rsp, err := c.GetThingTimeline(ctx, thing, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetThingTimelineResponse(rsp)
+}
+
+// GetThingTrustWithResponse Which roots a thing confirmed to trust
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/things/{thing}/trust (the `GetThingTrust` operationId).
+func (c *ClientWithResponses) GetThingTrustWithResponse(ctx context.Context, thing ThingParam, reqEditors ...RequestEditorFn) (*GetThingTrustResponse, error) {
+	rsp, err := c.GetThingTrust(ctx, thing, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetThingTrustResponse(rsp)
+}
+
+// ListTrailWithResponse What people did in the tenant, newest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/trail (the `ListTrail` operationId).
+func (c *ClientWithResponses) ListTrailWithResponse(ctx context.Context, params *ListTrailParams, reqEditors ...RequestEditorFn) (*ListTrailResponse, error) {
+	rsp, err := c.ListTrail(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrailResponse(rsp)
+}
+
+// ListTrailRowsWithResponse The rows of the trail's chain from a number on, for whoever checks them
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/trail/rows (the `ListTrailRows` operationId).
+func (c *ClientWithResponses) ListTrailRowsWithResponse(ctx context.Context, params *ListTrailRowsParams, reqEditors ...RequestEditorFn) (*ListTrailRowsResponse, error) {
+	rsp, err := c.ListTrailRows(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrailRowsResponse(rsp)
+}
+
+// GetTrustWithResponse The roots that the service knows, and by which of them devices accept what it shows
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/trust (the `GetTrust` operationId).
+func (c *ClientWithResponses) GetTrustWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetTrustResponse, error) {
+	rsp, err := c.GetTrust(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTrustResponse(rsp)
+}
+
+// PlanTrustRolloverWithBodyWithResponse What speaks for and against a root rollover; nothing is changed
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+func (c *ClientWithResponses) PlanTrustRolloverWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PlanTrustRolloverResponse, error) {
+	rsp, err := c.PlanTrustRolloverWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePlanTrustRolloverResponse(rsp)
+}
+
+// PlanTrustRolloverWithResponse What speaks for and against a root rollover; nothing is changed
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollover-plans (the `PlanTrustRollover` operationId).
+func (c *ClientWithResponses) PlanTrustRolloverWithResponse(ctx context.Context, body PlanTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*PlanTrustRolloverResponse, error) {
+	rsp, err := c.PlanTrustRollover(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePlanTrustRolloverResponse(rsp)
+}
+
+// ListTrustRolloversWithResponse Root rollovers, without their gates
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/trust-rollovers (the `ListTrustRollovers` operationId).
+func (c *ClientWithResponses) ListTrustRolloversWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTrustRolloversResponse, error) {
+	rsp, err := c.ListTrustRollovers(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTrustRolloversResponse(rsp)
+}
+
+// GetTrustRolloverWithResponse A root rollover, and the gate that it stands at
+//
+// Every target is looked at, so in a large fleet it takes its time.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/trust-rollovers/{rollover} (the `GetTrustRollover` operationId).
+func (c *ClientWithResponses) GetTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, reqEditors ...RequestEditorFn) (*GetTrustRolloverResponse, error) {
+	rsp, err := c.GetTrustRollover(ctx, rollover, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTrustRolloverResponse(rsp)
+}
+
+// AdvanceTrustRolloverWithBodyWithResponse Pass the gate to the next phase, if its threshold is reached now
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+func (c *ClientWithResponses) AdvanceTrustRolloverWithBodyWithResponse(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AdvanceTrustRolloverResponse, error) {
+	rsp, err := c.AdvanceTrustRolloverWithBody(ctx, rollover, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAdvanceTrustRolloverResponse(rsp)
+}
+
+// AdvanceTrustRolloverWithResponse Pass the gate to the next phase, if its threshold is reached now
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/advance (the `AdvanceTrustRollover` operationId).
+func (c *ClientWithResponses) AdvanceTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, body AdvanceTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*AdvanceTrustRolloverResponse, error) {
+	rsp, err := c.AdvanceTrustRollover(ctx, rollover, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAdvanceTrustRolloverResponse(rsp)
+}
+
+// RetryTrustRolloverWithBodyWithResponse Another campaign for the devices that failed in this phase
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+func (c *ClientWithResponses) RetryTrustRolloverWithBodyWithResponse(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RetryTrustRolloverResponse, error) {
+	rsp, err := c.RetryTrustRolloverWithBody(ctx, rollover, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRetryTrustRolloverResponse(rsp)
+}
+
+// RetryTrustRolloverWithResponse Another campaign for the devices that failed in this phase
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/again (the `RetryTrustRollover` operationId).
+func (c *ClientWithResponses) RetryTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, body RetryTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*RetryTrustRolloverResponse, error) {
+	rsp, err := c.RetryTrustRollover(ctx, rollover, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRetryTrustRolloverResponse(rsp)
+}
+
+// CancelTrustRolloverWithBodyWithResponse End a root rollover; what devices trust stays as it is
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+func (c *ClientWithResponses) CancelTrustRolloverWithBodyWithResponse(ctx context.Context, rollover RolloverParam, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CancelTrustRolloverResponse, error) {
+	rsp, err := c.CancelTrustRolloverWithBody(ctx, rollover, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelTrustRolloverResponse(rsp)
+}
+
+// CancelTrustRolloverWithResponse End a root rollover; what devices trust stays as it is
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/trust-rollovers/{rollover}/cancel (the `CancelTrustRollover` operationId).
+func (c *ClientWithResponses) CancelTrustRolloverWithResponse(ctx context.Context, rollover RolloverParam, body CancelTrustRolloverJSONRequestBody, reqEditors ...RequestEditorFn) (*CancelTrustRolloverResponse, error) {
+	rsp, err := c.CancelTrustRollover(ctx, rollover, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCancelTrustRolloverResponse(rsp)
+}
+
+// ParseListAcmeKeysResponse parses an HTTP response from a ListAcmeKeysWithResponse call
+func ParseListAcmeKeysResponse(rsp *http.Response) (*ListAcmeKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAcmeKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AcmeKeyPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateAcmeKeyResponse parses an HTTP response from a CreateAcmeKeyWithResponse call
+func ParseCreateAcmeKeyResponse(rsp *http.Response) (*CreateAcmeKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateAcmeKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest AcmeKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRevokeAcmeKeyResponse parses an HTTP response from a RevokeAcmeKeyWithResponse call
+func ParseRevokeAcmeKeyResponse(rsp *http.Response) (*RevokeAcmeKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeAcmeKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AcmeKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseListApprovalsResponse parses an HTTP response from a ListApprovalsWithResponse call
@@ -23703,6 +33410,138 @@ func ParsePutRootListResponse(rsp *http.Response) (*PutRootListResponse, error) 
 	return response, nil
 }
 
+// ParsePublishListsResponse parses an HTTP response from a PublishListsWithResponse call
+func ParsePublishListsResponse(rsp *http.Response) (*PublishListsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PublishListsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ListPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetRolloverResponse parses an HTTP response from a GetRolloverWithResponse call
+func ParseGetRolloverResponse(rsp *http.Response) (*GetRolloverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRolloverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Rollover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetBackupResponse parses an HTTP response from a GetBackupWithResponse call
+func ParseGetBackupResponse(rsp *http.Response) (*GetBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BackupState
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseMakeBackupResponse parses an HTTP response from a MakeBackupWithResponse call
+func ParseMakeBackupResponse(rsp *http.Response) (*MakeBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &MakeBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BackupState
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListBillingGroupsResponse parses an HTTP response from a ListBillingGroupsWithResponse call
 func ParseListBillingGroupsResponse(rsp *http.Response) (*ListBillingGroupsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -23967,6 +33806,138 @@ func ParseAddThingToBillingGroupResponse(rsp *http.Response) (*AddThingToBilling
 	return response, nil
 }
 
+// ParseGetBreakGlassResponse parses an HTTP response from a GetBreakGlassWithResponse call
+func ParseGetBreakGlassResponse(rsp *http.Response) (*GetBreakGlassResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBreakGlassResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BreakGlass
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCloseBreakGlassResponse parses an HTTP response from a CloseBreakGlassWithResponse call
+func ParseCloseBreakGlassResponse(rsp *http.Response) (*CloseBreakGlassResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CloseBreakGlassResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BreakGlassClosed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseBreakGlassNonceResponse parses an HTTP response from a BreakGlassNonceWithResponse call
+func ParseBreakGlassNonceResponse(rsp *http.Response) (*BreakGlassNonceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &BreakGlassNonceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BreakGlassNonce
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseOpenBreakGlassResponse parses an HTTP response from a OpenBreakGlassWithResponse call
+func ParseOpenBreakGlassResponse(rsp *http.Response) (*OpenBreakGlassResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &OpenBreakGlassResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest BreakGlassSession
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseRegisterInBulkResponse parses an HTTP response from a RegisterInBulkWithResponse call
 func ParseRegisterInBulkResponse(rsp *http.Response) (*RegisterInBulkResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -23983,6 +33954,336 @@ func ParseRegisterInBulkResponse(rsp *http.Response) (*RegisterInBulkResponse, e
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest BulkAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePlanCampaignResponse parses an HTTP response from a PlanCampaignWithResponse call
+func ParsePlanCampaignResponse(rsp *http.Response) (*PlanCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PlanCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CampaignPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListCampaignsResponse parses an HTTP response from a ListCampaignsWithResponse call
+func ParseListCampaignsResponse(rsp *http.Response) (*ListCampaignsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCampaignsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CampaignPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateCampaignResponse parses an HTTP response from a CreateCampaignWithResponse call
+func ParseCreateCampaignResponse(rsp *http.Response) (*CreateCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Campaign
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetCampaignResponse parses an HTTP response from a GetCampaignWithResponse call
+func ParseGetCampaignResponse(rsp *http.Response) (*GetCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Campaign
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAskCampaignResponse parses an HTTP response from a AskCampaignWithResponse call
+func ParseAskCampaignResponse(rsp *http.Response) (*AskCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AskCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Campaign
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelCampaignResponse parses an HTTP response from a CancelCampaignWithResponse call
+func ParseCancelCampaignResponse(rsp *http.Response) (*CancelCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Campaign
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListCampaignMembersResponse parses an HTTP response from a ListCampaignMembersWithResponse call
+func ParseListCampaignMembersResponse(rsp *http.Response) (*ListCampaignMembersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCampaignMembersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CampaignMemberPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePauseCampaignResponse parses an HTTP response from a PauseCampaignWithResponse call
+func ParsePauseCampaignResponse(rsp *http.Response) (*PauseCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PauseCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Campaign
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResumeCampaignResponse parses an HTTP response from a ResumeCampaignWithResponse call
+func ParseResumeCampaignResponse(rsp *http.Response) (*ResumeCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResumeCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Campaign
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRollbackCampaignResponse parses an HTTP response from a RollbackCampaignWithResponse call
+func ParseRollbackCampaignResponse(rsp *http.Response) (*RollbackCampaignResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RollbackCampaignResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Campaign
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -24297,6 +34598,72 @@ func ParsePutClaimBudgetResponse(rsp *http.Response) (*PutClaimBudgetResponse, e
 	return response, nil
 }
 
+// ParseListCrossesResponse parses an HTTP response from a ListCrossesWithResponse call
+func ParseListCrossesResponse(rsp *http.Response) (*ListCrossesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCrossesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CrossPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddCrossResponse parses an HTTP response from a AddCrossWithResponse call
+func ParseAddCrossResponse(rsp *http.Response) (*AddCrossResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddCrossResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Cross
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetDeviceResponse parses an HTTP response from a GetDeviceWithResponse call
 func ParseGetDeviceResponse(rsp *http.Response) (*GetDeviceResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -24416,6 +34783,171 @@ func ParseCreateEnrolPasswordResponse(rsp *http.Response) (*CreateEnrolPasswordR
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListFirmwareResponse parses an HTTP response from a ListFirmwareWithResponse call
+func ParseListFirmwareResponse(rsp *http.Response) (*ListFirmwareResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFirmwareResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FirmwarePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePublishFirmwareResponse parses an HTTP response from a PublishFirmwareWithResponse call
+func ParsePublishFirmwareResponse(rsp *http.Response) (*PublishFirmwareResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PublishFirmwareResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Firmware
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUploadFirmwareResponse parses an HTTP response from a UploadFirmwareWithResponse call
+func ParseUploadFirmwareResponse(rsp *http.Response) (*UploadFirmwareResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UploadFirmwareResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest FirmwareUpload
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetFirmwareResponse parses an HTTP response from a GetFirmwareWithResponse call
+func ParseGetFirmwareResponse(rsp *http.Response) (*GetFirmwareResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetFirmwareResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Firmware
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseWithdrawFirmwareResponse parses an HTTP response from a WithdrawFirmwareWithResponse call
+func ParseWithdrawFirmwareResponse(rsp *http.Response) (*WithdrawFirmwareResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &WithdrawFirmwareResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Firmware
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
@@ -24990,6 +35522,72 @@ func ParseAddJobTargetsResponse(rsp *http.Response) (*AddJobTargetsResponse, err
 	return response, nil
 }
 
+// ParseListListDestinationsResponse parses an HTTP response from a ListListDestinationsWithResponse call
+func ParseListListDestinationsResponse(rsp *http.Response) (*ListListDestinationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListListDestinationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ListDestinationPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListListImportsResponse parses an HTTP response from a ListListImportsWithResponse call
+func ParseListListImportsResponse(rsp *http.Response) (*ListListImportsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListListImportsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ListImportPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListListsResponse parses an HTTP response from a ListListsWithResponse call
 func ParseListListsResponse(rsp *http.Response) (*ListListsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -25402,6 +36000,303 @@ func ParseListUnitsResponse(rsp *http.Response) (*ListUnitsResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest UnitPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAcceptUnitsResponse parses an HTTP response from a AcceptUnitsWithResponse call
+func ParseAcceptUnitsResponse(rsp *http.Response) (*AcceptUnitsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AcceptUnitsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OwnershipUnits
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListOwnershipActsResponse parses an HTTP response from a ListOwnershipActsWithResponse call
+func ParseListOwnershipActsResponse(rsp *http.Response) (*ListOwnershipActsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListOwnershipActsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OwnershipActPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetOwnershipActResponse parses an HTTP response from a GetOwnershipActWithResponse call
+func ParseGetOwnershipActResponse(rsp *http.Response) (*GetOwnershipActResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetOwnershipActResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OwnershipAct
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseWithdrawReleaseResponse parses an HTTP response from a WithdrawReleaseWithResponse call
+func ParseWithdrawReleaseResponse(rsp *http.Response) (*WithdrawReleaseResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &WithdrawReleaseResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OwnershipAct
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDecommissionUnitsResponse parses an HTTP response from a DecommissionUnitsWithResponse call
+func ParseDecommissionUnitsResponse(rsp *http.Response) (*DecommissionUnitsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DecommissionUnitsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest OwnershipAct
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReleaseUnitsResponse parses an HTTP response from a ReleaseUnitsWithResponse call
+func ParseReleaseUnitsResponse(rsp *http.Response) (*ReleaseUnitsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReleaseUnitsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest OwnershipAct
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResetUnitsResponse parses an HTTP response from a ResetUnitsWithResponse call
+func ParseResetUnitsResponse(rsp *http.Response) (*ResetUnitsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResetUnitsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest OwnershipAct
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetOwnershipResponse parses an HTTP response from a GetOwnershipWithResponse call
+func ParseGetOwnershipResponse(rsp *http.Response) (*GetOwnershipResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetOwnershipResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OwnershipUnit
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetDecommissionStatementResponse parses an HTTP response from a GetDecommissionStatementWithResponse call
+func ParseGetDecommissionStatementResponse(rsp *http.Response) (*GetDecommissionStatementResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetDecommissionStatementResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Envelope
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -26046,6 +36941,39 @@ func ParseDisablePrincipalResponse(rsp *http.Response) (*DisablePrincipalRespons
 	return response, nil
 }
 
+// ParseRepairSignInResponse parses an HTTP response from a RepairSignInWithResponse call
+func ParseRepairSignInResponse(rsp *http.Response) (*RepairSignInResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RepairSignInResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PrincipalToken
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListRegisteredCAsResponse parses an HTTP response from a ListRegisteredCAsWithResponse call
 func ParseListRegisteredCAsResponse(rsp *http.Response) (*ListRegisteredCAsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -26660,6 +37588,72 @@ func ParseCreateRootResponse(rsp *http.Response) (*CreateRootResponse, error) {
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListRotationDueResponse parses an HTTP response from a ListRotationDueWithResponse call
+func ParseListRotationDueResponse(rsp *http.Response) (*ListRotationDueResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRotationDueResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RotationDuePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListServingsResponse parses an HTTP response from a ListServingsWithResponse call
+func ParseListServingsResponse(rsp *http.Response) (*ListServingsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListServingsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ServingPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
@@ -27498,6 +38492,39 @@ func ParseUpdateThingResponse(rsp *http.Response) (*UpdateThingResponse, error) 
 	return response, nil
 }
 
+// ParseListThingCampaignsResponse parses an HTTP response from a ListThingCampaignsWithResponse call
+func ParseListThingCampaignsResponse(rsp *http.Response) (*ListThingCampaignsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingCampaignsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CampaignStepPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListThingJobsResponse parses an HTTP response from a ListThingJobsWithResponse call
 func ParseListThingJobsResponse(rsp *http.Response) (*ListThingJobsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -27630,6 +38657,39 @@ func ParseAttachThingPrincipalResponse(rsp *http.Response) (*AttachThingPrincipa
 	return response, nil
 }
 
+// ParseListThingRotationsResponse parses an HTTP response from a ListThingRotationsWithResponse call
+func ParseListThingRotationsResponse(rsp *http.Response) (*ListThingRotationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListThingRotationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RotationEvents
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseDeleteShadowResponse parses an HTTP response from a DeleteShadowWithResponse call
 func ParseDeleteShadowResponse(rsp *http.Response) (*DeleteShadowResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -27745,6 +38805,369 @@ func ParseListShadowsResponse(rsp *http.Response) (*ListShadowsResponse, error) 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest ShadowPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetThingTimelineResponse parses an HTTP response from a GetThingTimelineWithResponse call
+func ParseGetThingTimelineResponse(rsp *http.Response) (*GetThingTimelineResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetThingTimelineResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ThingTimeline
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetThingTrustResponse parses an HTTP response from a GetThingTrustWithResponse call
+func ParseGetThingTrustResponse(rsp *http.Response) (*GetThingTrustResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetThingTrustResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustBundle
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTrailResponse parses an HTTP response from a ListTrailWithResponse call
+func ParseListTrailResponse(rsp *http.Response) (*ListTrailResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrailResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrailPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTrailRowsResponse parses an HTTP response from a ListTrailRowsWithResponse call
+func ParseListTrailRowsResponse(rsp *http.Response) (*ListTrailRowsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrailRowsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrailPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTrustResponse parses an HTTP response from a GetTrustWithResponse call
+func ParseGetTrustResponse(rsp *http.Response) (*GetTrustResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTrustResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustState
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePlanTrustRolloverResponse parses an HTTP response from a PlanTrustRolloverWithResponse call
+func ParsePlanTrustRolloverResponse(rsp *http.Response) (*PlanTrustRolloverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PlanTrustRolloverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustRolloverPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTrustRolloversResponse parses an HTTP response from a ListTrustRolloversWithResponse call
+func ParseListTrustRolloversResponse(rsp *http.Response) (*ListTrustRolloversResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTrustRolloversResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustRollovers
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTrustRolloverResponse parses an HTTP response from a GetTrustRolloverWithResponse call
+func ParseGetTrustRolloverResponse(rsp *http.Response) (*GetTrustRolloverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTrustRolloverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustRollover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAdvanceTrustRolloverResponse parses an HTTP response from a AdvanceTrustRolloverWithResponse call
+func ParseAdvanceTrustRolloverResponse(rsp *http.Response) (*AdvanceTrustRolloverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AdvanceTrustRolloverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustRollover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRetryTrustRolloverResponse parses an HTTP response from a RetryTrustRolloverWithResponse call
+func ParseRetryTrustRolloverResponse(rsp *http.Response) (*RetryTrustRolloverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RetryTrustRolloverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustRollover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCancelTrustRolloverResponse parses an HTTP response from a CancelTrustRolloverWithResponse call
+func ParseCancelTrustRolloverResponse(rsp *http.Response) (*CancelTrustRolloverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CancelTrustRolloverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TrustRollover
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

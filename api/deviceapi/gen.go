@@ -132,11 +132,24 @@ type Registration struct {
 	Chain         [][]byte          `json:"chain"`
 	Configuration map[string]string `json:"configuration"`
 	Policies      []string          `json:"policies"`
+	Renew         *RenewalWindow    `json:"renew,omitempty"`
 
 	// Status ACTIVE, or PENDING_ACTIVATION until the new key was proven by a connection.
 	Status      string   `json:"status"`
 	Thing       string   `json:"thing"`
 	TrustBundle [][]byte `json:"trust_bundle"`
+}
+
+// RenewalWindow defines model for RenewalWindow.
+type RenewalWindow struct {
+	End time.Time `json:"end"`
+
+	// ExplanationURL A page for people about that reason, as in RFC 9773, Section 4.2.
+	ExplanationURL string `json:"explanationURL,omitempty"`
+
+	// Reason Why it is then: expiry; rollover, the authority is being replaced; compromise, the certificate is about to be revoked.
+	Reason string    `json:"reason,omitempty"`
+	Start  time.Time `json:"start"`
 }
 
 // ShadowMessage defines model for ShadowMessage.
@@ -485,6 +498,13 @@ type ClientInterface interface {
 	// Corresponds with POST /bootstrap/v1/register (the `RegisterDevice` operationId).
 	RegisterDevice(ctx context.Context, body RegisterDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RenewalWindow When the presented certificate is to be renewed
+	//
+	// The device renews at a moment of its own choice in the window, or at once after it; it asks again after Retry-After at the latest, since the service may move the window.
+	//
+	// Corresponds with GET /bootstrap/v1/renewal (the `RenewalWindow` operationId).
+	RenewalWindow(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// Whoami What the service knows of the presented certificate; connecting with a new key proves it
 	//
 	// Corresponds with GET /bootstrap/v1/whoami (the `Whoami` operationId).
@@ -618,6 +638,23 @@ func (c *Client) RegisterDeviceWithBody(ctx context.Context, contentType string,
 // Corresponds with POST /bootstrap/v1/register (the `RegisterDevice` operationId).
 func (c *Client) RegisterDevice(ctx context.Context, body RegisterDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRegisterDeviceRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RenewalWindow When the presented certificate is to be renewed
+//
+// The device renews at a moment of its own choice in the window, or at once after it; it asks again after Retry-After at the latest, since the service may move the window.
+//
+// Corresponds with GET /bootstrap/v1/renewal (the `RenewalWindow` operationId).
+func (c *Client) RenewalWindow(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenewalWindowRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -962,6 +999,33 @@ func NewRegisterDeviceRequestWithBody(server string, contentType string, body io
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRenewalWindowRequest constructs an http.Request for the RenewalWindow method
+func NewRenewalWindowRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/bootstrap/v1/renewal")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -1685,6 +1749,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /bootstrap/v1/register (the `RegisterDevice` operationId).
 	RegisterDeviceWithResponse(ctx context.Context, body RegisterDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterDeviceResponse, error)
 
+	// RenewalWindowWithResponse When the presented certificate is to be renewed
+	//
+	// The device renews at a moment of its own choice in the window, or at once after it; it asks again after Retry-After at the latest, since the service may move the window.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /bootstrap/v1/renewal (the `RenewalWindow` operationId).
+	RenewalWindowWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*RenewalWindowResponse, error)
+
 	// WhoamiWithResponse What the service knows of the presented certificate; connecting with a new key proves it
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -1912,6 +1985,61 @@ func (r RegisterDeviceResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RegisterDeviceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RenewalWindowResponse200Headers the declared response headers of an HTTP 200 response for RenewalWindow
+type RenewalWindowResponse200Headers struct {
+	RetryAfter *int
+}
+
+type RenewalWindowResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RenewalWindow
+	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationproblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *RenewalWindowResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RenewalWindowResponse) GetJSON200() *RenewalWindow {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RenewalWindowResponse) GetApplicationproblemJSONDefault() *Problem {
+	return r.ApplicationproblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RenewalWindowResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RenewalWindowResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RenewalWindowResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RenewalWindowResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -2546,6 +2674,21 @@ func (c *ClientWithResponses) RegisterDeviceWithResponse(ctx context.Context, bo
 	return ParseRegisterDeviceResponse(rsp)
 }
 
+// RenewalWindowWithResponse When the presented certificate is to be renewed
+//
+// The device renews at a moment of its own choice in the window, or at once after it; it asks again after Retry-After at the latest, since the service may move the window.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /bootstrap/v1/renewal (the `RenewalWindow` operationId).
+func (c *ClientWithResponses) RenewalWindowWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*RenewalWindowResponse, error) {
+	rsp, err := c.RenewalWindow(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenewalWindowResponse(rsp)
+}
+
 // WhoamiWithResponse What the service knows of the presented certificate; connecting with a new key proves it
 //
 // Returns a wrapper object for the known response body format(s).
@@ -2800,6 +2943,52 @@ func ParseRegisterDeviceResponse(rsp *http.Response) (*RegisterDeviceResponse, e
 		}
 		response.ApplicationproblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseRenewalWindowResponse parses an HTTP response from a RenewalWindowWithResponse call
+func ParseRenewalWindowResponse(rsp *http.Response) (*RenewalWindowResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RenewalWindowResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RenewalWindow
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers RenewalWindowResponse200Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers200 = &headers
 	}
 
 	return response, nil

@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"crypto/rand"
 	"embed"
 	"errors"
 	"html/template"
@@ -27,6 +28,8 @@ var assetFiles embed.FS
 type Config struct {
 	Backend web.Backend
 	Access  *access.Authenticator
+	// Trail takes an entry for every action of the console that changes something (A75).
+	Trail access.TrailWriter
 	// Cursors of the lists; the zero value lives as long as the process.
 	Cursors web.Cursors
 	// Version of the program, shown in the footer.
@@ -67,6 +70,8 @@ var pages = []page{
 	{"GET /console/lists", access.ReadLists, "lists", (*console).lists},
 	{"GET /console/revocation-plans", access.ReadRevocationPlans, "plans", (*console).revocationPlans},
 	{"GET /console/revocation-plans/{plan}", access.ReadRevocationPlans, "plans", (*console).revocationPlan},
+	{"GET /console/trust", access.ReadTrust, "trust", (*console).trust},
+	{"GET /console/trust/{rollover}", access.ReadTrust, "trust", (*console).rootRollover},
 	{"GET /console/stations", access.ReadStations, "stations", (*console).stations},
 
 	{"GET /console/approvals", access.ReadApprovals, "approvals", (*console).approvals},
@@ -83,6 +88,7 @@ var pages = []page{
 
 	{"GET /console/things", access.ReadThings, "things", (*console).things},
 	{"GET /console/things/{thing}", access.ReadThings, "things", (*console).thing},
+	{"GET /console/things/{thing}/timeline", access.ReadTimeline, "things", (*console).timeline},
 	{"GET /console/things/{thing}/jobs", access.ReadJobs, "things", (*console).thingJobs},
 	{"GET /console/things/{thing}/shadows", access.ReadShadows, "things", (*console).shadows},
 	{"GET /console/things/{thing}/shadow", access.ReadShadows, "things", (*console).shadow},
@@ -93,6 +99,11 @@ var pages = []page{
 	{"GET /console/thing-types/{type}", access.ReadThingTypes, "types", (*console).thingType},
 	{"GET /console/jobs", access.ReadJobs, "jobs", (*console).jobs},
 	{"GET /console/jobs/{job}", access.ReadJobs, "jobs", (*console).job},
+	{"GET /console/campaigns", access.ReadCampaigns, "campaigns", (*console).campaigns},
+	{"GET /console/campaigns/{campaign}", access.ReadCampaigns, "campaigns", (*console).campaign},
+	{"GET /console/firmware", access.ReadFirmware, "firmware", (*console).firmware},
+	{"GET /console/firmware/{class}/{version}", access.ReadFirmware, "firmware", (*console).firmwareVersion},
+	{"GET /console/expiring", access.ReadCampaigns, "expiring", (*console).expiring},
 	{"GET /console/policies", access.ReadPolicies, "policies", (*console).policies},
 	{"GET /console/policies/{policy}", access.ReadPolicies, "policies", (*console).policyPage},
 	{"GET /console/templates", access.ReadTemplates, "templates", (*console).templates},
@@ -102,13 +113,13 @@ var pages = []page{
 
 // The policy names every source. No inline script or style, nothing from other
 // places, no framing, forms only to us (A55).
-const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 // New makes the handler for /console/.
 func New(cfg Config) (http.Handler, error) {
 	c := &console{Config: cfg, pages: map[string]*template.Template{}, origin: http.NewCrossOriginProtection()}
-	if cfg.Access == nil {
-		return nil, errors.New("console: an authenticator is needed")
+	if cfg.Access == nil || cfg.Trail == nil {
+		return nil, errors.New("console: an authenticator and a trail are needed")
 	}
 	if c.Cursors == (web.Cursors{}) {
 		c.Cursors = web.NewCursors(nil)
@@ -120,6 +131,7 @@ func New(cfg Config) (http.Handler, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.sessions = &sessions{access: cfg.Access, now: c.Now, byID: map[[32]byte]*session{}}
+	rand.Read(c.sessions.key[:])
 	names, err := fs.Glob(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, err
@@ -141,6 +153,12 @@ func New(cfg Config) (http.Handler, error) {
 			return nil, errors.New("console: nobody may see " + p.Pattern)
 		}
 		mux.HandleFunc(p.Pattern, func(w http.ResponseWriter, r *http.Request) { c.serve(w, r, &p) })
+	}
+	for _, a := range acts {
+		if !access.Granted(a.Action) {
+			return nil, errors.New("console: nobody may do " + a.Pattern)
+		}
+		mux.HandleFunc(a.Pattern, func(w http.ResponseWriter, r *http.Request) { c.act(w, r, &a) })
 	}
 	mux.HandleFunc("GET /console/sign-in", c.signInPage)
 	mux.HandleFunc("POST /console/sign-in", c.signIn)
@@ -167,6 +185,7 @@ type view struct {
 	Parts   []link // of the navigation
 	Part    string // the one shown
 	Nav     []link // its pages
+	Form    string // the token of forms that change something
 	Data    any
 
 	r      *http.Request
@@ -181,24 +200,36 @@ func (c *console) newView(w http.ResponseWriter, r *http.Request, section string
 	return v
 }
 
-// serve is the way to every page: who, may they, look, show.
-func (c *console) serve(w http.ResponseWriter, r *http.Request, p *page) {
-	web.SetRoute(r.Context(), p.Pattern)
+// enter finds out who asks; whoever is not signed in does that first, and comes back
+// to a page.
+func (c *console) enter(w http.ResponseWriter, r *http.Request, pattern, section, back string) (v *view, ok bool) {
+	web.SetRoute(r.Context(), pattern)
 	who, ok, err := c.sessions.find(r.Context(), r)
-	v := c.newView(w, r, p.Section, who)
+	v = c.newView(w, r, section, who)
 	if err != nil {
 		c.fail(w, r, v, err)
-		return
+		return nil, false
 	}
 	if !ok {
 		target := "/console/sign-in"
-		if r.URL.Path != "/console/" {
-			target += "?" + url.Values{"to": {r.URL.RequestURI()}}.Encode()
+		if back != "/console/" {
+			target += "?" + url.Values{"to": {back}}.Encode()
 		}
 		http.Redirect(w, r, target, http.StatusSeeOther)
-		return
+		return nil, false
 	}
 	web.SetActor(r.Context(), who.Actor().String())
+	v.Form = c.sessions.form(r)
+	return v, true
+}
+
+// serve is the way to every page: who, may they, look, show.
+func (c *console) serve(w http.ResponseWriter, r *http.Request, p *page) {
+	v, ok := c.enter(w, r, p.Pattern, p.Section, r.URL.RequestURI())
+	if !ok {
+		return
+	}
+	who := v.Who
 	if err := access.Require(who.Actor(), p.Action); err != nil {
 		c.fail(w, r, v, err)
 		return

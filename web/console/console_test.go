@@ -3,6 +3,8 @@ package console_test
 import (
 	"context"
 	"flag"
+	"fmt"
+	"html"
 	"io"
 	"maps"
 	"net/http"
@@ -25,6 +27,7 @@ import (
 
 var (
 	shots   = flag.String("screenshots", "", "directory for pictures of every page, taken with chromium")
+	tall    = flag.Bool("screenshots-tall", false, "take the whole of each page and not only what a screen shows")
 	shotsOf = flag.String("screenshots-of", "", "regular expression of the names of the pages to take")
 )
 
@@ -49,11 +52,11 @@ func serve(t *testing.T, fill bool) *site {
 		s.Fake.Fill(t)
 		s.fleet.fill()
 	}
-	pages, err := console.New(console.Config{Backend: s.fleet.backend(), Access: s.Access, Cursors: web.NewCursors(nil), Version: "test", Now: clock})
+	pages, err := console.New(console.Config{Backend: s.fleet.backend(), Access: s.Access, Trail: s.Fake, Cursors: web.NewCursors(nil), Version: "test", Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := web.NewPeople(web.PeopleConfig{Backend: s.Backend(), Access: s.Access, Cursors: web.NewCursors(nil), Console: pages, Now: clock})
+	h, err := web.NewPeople(web.PeopleConfig{Backend: s.Backend(), Access: s.Access, Trail: s.Fake, Cursors: web.NewCursors(nil), Console: pages, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,6 +340,7 @@ func TestA65_PagesByRole(t *testing.T) {
 		"/console/registered-cas": access.ReadRegisteredCAs, "/console/device-certificates": access.ReadFleetCertificates, "/console/claims": access.ReadClaims,
 		"/console/things": access.ReadThings, "/console/groups": access.ReadGroups, "/console/thing-types": access.ReadThingTypes, "/console/jobs": access.ReadJobs,
 		"/console/policies": access.ReadPolicies, "/console/templates": access.ReadTemplates, "/console/hooks": access.ReadHooks,
+		"/console/campaigns": access.ReadCampaigns, "/console/expiring": access.ReadCampaigns, "/console/firmware": access.ReadFirmware, "/console/trust": access.ReadTrust,
 	}
 	single := map[string]access.Action{
 		"/console/revocation-plans/" + webtest.RevocationPlan: access.ReadRevocationPlans,
@@ -346,6 +350,8 @@ func TestA65_PagesByRole(t *testing.T) {
 		"/console/things/" + lamp + "/jobs": access.ReadJobs, "/console/things/" + lamp + "/shadows": access.ReadShadows, "/console/things/" + lamp + "/shadow": access.ReadShadows,
 		"/console/groups/berlin": access.ReadGroups, "/console/billing-groups/berlin-office": access.ReadGroups, "/console/thing-types/lamp": access.ReadThingTypes, "/console/jobs/" + rollout: access.ReadJobs,
 		"/console/policies/" + policyID: access.ReadPolicies, "/console/templates/lamps": access.ReadTemplates,
+		"/console/campaigns/" + march: access.ReadCampaigns, "/console/things/" + lamp + "/timeline": access.ReadTimeline,
+		"/console/firmware/lamp/1.4.0": access.ReadFirmware, "/console/trust/" + rolls: access.ReadTrust,
 	}
 	for _, role := range access.Roles() {
 		s := serve(t, true)
@@ -421,28 +427,47 @@ func TestScreenshots(t *testing.T) {
 		cookie := s.client.Jar.Cookies(u)[0]
 		// The browser cannot be given a cookie on its command line.
 		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if to, ok := strings.CutPrefix(r.URL.RequestURI(), "/phone"); ok { // a browser's window is not as narrow as a phone
+				w.Header().Set("Content-Type", "text/html")
+				fmt.Fprintf(w, `<meta name="color-scheme" content="light dark"><body style="margin:0"><iframe src="%s" style="width:390px;height:100vh;border:0"></iframe>`, html.EscapeString(to))
+				return
+			}
 			if r.URL.Path != "/console/sign-in" {
 				r.AddCookie(cookie)
 			}
-			s.tls.Config.Handler.ServeHTTP(w, r)
+			s.tls.Config.Handler.ServeHTTP(framed{w}, r)
 		}))
 		t.Cleanup(front.Close)
 		list := append(append([]struct{ name, path, shows string }{{"sign-in", "/console/sign-in", ""}}, paths...), fleetPaths...)
 		if !full {
 			list = []struct{ name, path, shows string }{{"empty-overview", "/console/", ""}, {"empty-orders", "/console/orders", ""}, {"empty-authorities", "/console/authorities", ""},
-				{"empty-things", "/console/things", ""}, {"empty-jobs", "/console/jobs", ""}, {"empty-registered-cas", "/console/registered-cas", ""}}
+				{"empty-things", "/console/things", ""}, {"empty-jobs", "/console/jobs", ""}, {"empty-campaigns", "/console/campaigns", ""}, {"empty-expiring", "/console/expiring", ""}, {"empty-firmware", "/console/firmware", ""}, {"empty-trust", "/console/trust", ""}, {"empty-registered-cas", "/console/registered-cas", ""}}
 		}
 		for _, p := range list {
 			if match, err := regexp.MatchString(*shotsOf, p.name); err != nil || !match {
 				continue
 			}
-			shoot(t, front.URL+p.path, p.name, "1366,768", false)
+			screen, phone := "1366,768", "500,844"
+			if *tall {
+				screen, phone = "1366,2600", "500,4200"
+			}
+			shoot(t, front.URL+p.path, p.name, screen, false)
 			if full {
-				shoot(t, front.URL+p.path, p.name+"-dark", "1366,768", true)
-				shoot(t, front.URL+p.path, p.name+"-narrow", "500,900", false)
+				shoot(t, front.URL+p.path, p.name+"-dark", screen, true)
+				shoot(t, front.URL+"/phone"+p.path, p.name+"-phone", phone, false)
+				shoot(t, front.URL+"/phone"+p.path, p.name+"-phone-dark", phone, true)
 			}
 		}
 	}
+}
+
+// framed lets a page be shown in the frame of a phone.
+type framed struct{ http.ResponseWriter }
+
+func (f framed) WriteHeader(status int) {
+	f.Header().Set("Content-Security-Policy", strings.ReplaceAll(f.Header().Get("Content-Security-Policy"), "frame-ancestors 'none'", "frame-ancestors 'self'"))
+	f.Header().Del("X-Frame-Options")
+	f.ResponseWriter.WriteHeader(status)
 }
 
 func shoot(t *testing.T, page, name, size string, dark bool) {

@@ -64,6 +64,14 @@ type fleet struct {
 	cas        []adminapi.RegisteredCA
 	certs      []adminapi.FleetCertificate
 	claims     []adminapi.Claim
+	campaigns  []adminapi.Campaign
+	changed    []adminapi.CampaignMember
+	due        []adminapi.RotationDue
+	happened   []adminapi.ThingEvent
+	firmware   []adminapi.Firmware
+	roots      adminapi.TrustState
+	rollovers  []adminapi.TrustRollover
+	askedBy    string
 }
 
 func mine(s access.Scope) bool { return s.Tenant == webtest.Tenant }
@@ -105,7 +113,8 @@ func all[T any](s access.Scope, items []T) ([]T, error) {
 
 func (f *fleet) backend() web.Backend {
 	b := (&webtest.Service{Fake: f.Fake}).Backend()
-	b.Registry, b.Things, b.ThingTypes, b.Groups, b.Policies, b.Registration, b.Jobs, b.Shadows = f, f, f, f, f, f, f, f
+	b.Registry, b.Things, b.ThingTypes, b.Groups, b.Policies, b.Registration, b.Jobs, b.Shadows, b.Campaigns, b.Rotation, b.Plans = f, f, f, f, f, f, f, f, f, f, f
+	b.Firmware, b.Bundles = f, f
 	return b
 }
 
@@ -256,6 +265,8 @@ func (f *fleet) Claim(_ context.Context, s access.Scope, id string) (adminapi.Cl
 
 // fill makes a fleet with a bit of everything, and with names that would do harm.
 func (f *fleet) fill() {
+	f.fillCampaigns()
+	f.fillFirmware()
 	now := f.now().UTC().Truncate(time.Second)
 	day := 24 * time.Hour
 	for i := range 60 {
@@ -413,6 +424,26 @@ var fleetPaths = []struct{ name, path, shows string }{
 	{"jobs-completed", "/console/jobs?status=COMPLETED", "restart"},
 	{"job", "/console/jobs/" + rollout, "begins with 50 a minute, times 1.5 for every 500 that succeeded"},
 	{"job-failed", "/console/jobs/" + rollout + "?status=FAILED", "LMP-000057"},
+	{"campaigns", "/console/campaigns", "certificates that end in March"},
+	{"campaigns-stopped", "/console/campaigns?state=stopped", broken},
+	{"campaign", "/console/campaigns/" + march, "b-rejected"},
+	{"campaign-stopped", "/console/campaigns/" + broken, "Of 25 devices that ended 9 failed"},
+	{"campaign-waits", "/console/campaigns/" + asks, begin},
+	{"campaign-over", "/console/campaigns/winter", "rejected"},
+	{"campaign-members", "/console/campaigns/" + march + "?state=failed", "The broker did not let it in"},
+	{"expiring", "/console/expiring", "devices-1"},
+	{"timeline", "/console/things/" + lamp + "/timeline", "Old certificate retired"},
+	{"timeline-rotations", "/console/things/" + lamp + "/timeline?kind=rotation", "Got a new certificate"},
+	{"firmware", "/console/firmware", "The manifest has ended."},
+	{"firmware-class", "/console/firmware?class=sensor", "All classes"},
+	{"firmware-version", "/console/firmware/lamp/1.4.0", broken},
+	{"firmware-waits", "/console/firmware/lamp/1.5.0", "A second person decides"},
+	{"firmware-withdrawn", "/console/firmware/lamp/1.3.9", "It is withdrawn"},
+	{"firmware-expired", "/console/firmware/sensor/2.0", "none that count"},
+	{"trust", "/console/trust", "no root that is known"},
+	{"trust-rollover", "/console/trust/" + rolls, "The gate to switching is closed"},
+	{"trust-rollover-open", "/console/trust/" + opens, "Pass the gate to removing"},
+	{"trust-rollover-over", "/console/trust/roots-2020", "is not told to new ones"},
 	{"job-canceled", "/console/jobs/config-eu", "WRONG_FILE"},
 }
 
@@ -470,6 +501,8 @@ func TestConsole_EmptyPagesOfTheFleetSayWhatToDo(t *testing.T) {
 		"/console/registered-cas": "hallmark registered-ca register", "/console/device-certificates": "hallmark fleet-cert register", "/console/claims": "hallmark claim create",
 		"/console/templates": "hallmark template put", "/console/hooks": "hallmark template enable", "/console/policies": "hallmark policy create", "/console/things": "hallmark thing create",
 		"/console/groups": "hallmark thing-group create", "/console/groups?kind=billing": "hallmark billing-group create", "/console/thing-types": "hallmark thing-type create", "/console/jobs": "hallmark job create",
+		"/console/campaigns": "hallmark campaign plan", "/console/expiring": "hallmark campaign plan",
+		"/console/firmware": "hallmark ota publish", "/console/trust": "hallmark trust rollover plan",
 	} {
 		if r, body := s.get(t, path); r.StatusCode != 200 || !strings.Contains(body, "card empty") || !strings.Contains(body, command) {
 			t.Errorf("%s: %d without %q:\n%s", path, r.StatusCode, command, body)

@@ -31,6 +31,7 @@ var navigation = []part{
 		{access.ReadCertificates, "certificates", "Certificates", "/console/certificates"},
 		{access.ReadAuthorities, "authorities", "Authorities", "/console/authorities"},
 		{access.ReadLists, "lists", "Lists", "/console/lists"},
+		{access.ReadTrust, "trust", "Roots of devices", "/console/trust"},
 		{access.ReadRevocationPlans, "plans", "Revocation plans", "/console/revocation-plans"},
 		{access.ReadRegisteredCAs, "cas", "Registered CAs", "/console/registered-cas"},
 		{access.ReadFleetCertificates, "device-certificates", "Device certificates", "/console/device-certificates"},
@@ -42,6 +43,9 @@ var navigation = []part{
 		{access.ReadGroups, "groups", "Groups", "/console/groups"},
 		{access.ReadThingTypes, "types", "Types", "/console/thing-types"},
 		{access.ReadJobs, "jobs", "Jobs", "/console/jobs"},
+		{access.ReadCampaigns, "campaigns", "Campaigns", "/console/campaigns"},
+		{access.ReadFirmware, "firmware", "Firmware", "/console/firmware"},
+		{access.ReadCampaigns, "expiring", "Expiring", "/console/expiring"},
 		{access.ReadPolicies, "policies", "Policies", "/console/policies"},
 		{access.ReadTemplates, "templates", "Templates", "/console/templates"},
 		{access.ReadHooks, "hooks", "Hooks", "/console/hooks"},
@@ -79,11 +83,12 @@ func (v *view) can(a access.Action) bool { return access.Can(v.Who.Actor(), a) }
 
 // sees are the pages that others link to.
 type sees struct {
-	Things, Groups, Types, Shadows, Jobs, Policies, Templates, Hooks, Certificates, DeviceCertificates, CAs, Claims, Rules, Devices, Orders bool
+	Things, Groups, Types, Shadows, Jobs, Policies, Templates, Hooks, Certificates, DeviceCertificates, CAs, Claims, Rules, Devices, Orders, Campaigns, Timeline, Approvals bool
 }
 
 func (v *view) sees() sees {
 	return sees{Things: v.can(access.ReadThings), Groups: v.can(access.ReadGroups), Types: v.can(access.ReadThingTypes), Shadows: v.can(access.ReadShadows), Jobs: v.can(access.ReadJobs),
 		Policies: v.can(access.ReadPolicies), Templates: v.can(access.ReadTemplates), Hooks: v.can(access.ReadHooks), Certificates: v.can(access.ReadCertificates),
-		DeviceCertificates: v.can(access.ReadFleetCertificates), CAs: v.can(access.ReadRegisteredCAs), Claims: v.can(access.ReadClaims), Rules: v.can(access.ReadRegistrations), Devices: v.can(access.ReadDevices), Orders: v.can(access.ReadOrders)}
+		DeviceCertificates: v.can(access.ReadFleetCertificates), CAs: v.can(access.ReadRegisteredCAs), Claims: v.can(access.ReadClaims), Rules: v.can(access.ReadRegistrations), Devices: v.can(access.ReadDevices), Orders: v.can(access.ReadOrders),
+		Campaigns: v.can(access.ReadCampaigns), Timeline: v.can(access.ReadTimeline), Approvals: v.can(access.ReadApprovals)}
 }

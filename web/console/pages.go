@@ -35,6 +35,11 @@ func (c *console) funcs() template.FuncMap {
 			}
 			return template.HTML(fmt.Sprintf(`<time datetime="%s">%s UTC</time>`, t.Format(time.RFC3339), t.Format("2006-01-02 15:04")))
 		},
+		// brief is a time for a narrow place; the script says the rest when one points at it.
+		"brief": func(t time.Time) template.HTML {
+			t = t.UTC()
+			return template.HTML(fmt.Sprintf(`<time datetime="%s" data-brief>%s UTC</time>`, t.Format(time.RFC3339), t.Format("2 Jan 15:04")))
+		},
 		"day": func(t time.Time) template.HTML {
 			if t.IsZero() {
 				return `<span class="none">–</span>`
@@ -46,6 +51,7 @@ func (c *console) funcs() template.FuncMap {
 		},
 		"number": number,
 		"left":   func(t time.Time) string { return left(t.Sub(c.Now())) },
+		"span":   func(seconds int64) string { return duration(time.Duration(seconds) * time.Second) },
 		"colons": colons,
 		"short": func(s string) string {
 			if len(s) <= 20 {
@@ -87,11 +93,14 @@ func (c *console) funcs() template.FuncMap {
 // tone is the colour class of a state; never the only sign, the word is there too.
 func tone(word string) string {
 	switch word {
-	case "ok", "good", "active", "open", "installed", "ACTIVE", "connected", "enabled", "default", "COMPLETED", "SUCCEEDED":
+	case "ok", "good", "active", "open", "installed", "ACTIVE", "connected", "enabled", "default", "COMPLETED", "SUCCEEDED",
+		"running", "completed", "done", "soaking", "released":
 		return "good"
-	case "warning", "approved", "issued", "pending", "reserved", "deprecated", "PENDING_ACTIVATION", "PENDING_TRANSFER", "BUILDING", "IN_PROGRESS", "DELETION_IN_PROGRESS":
+	case "warning", "approved", "issued", "pending", "reserved", "deprecated", "PENDING_ACTIVATION", "PENDING_TRANSFER", "BUILDING", "IN_PROGRESS", "DELETION_IN_PROGRESS",
+		"awaiting-approval", "paused", "rolling-back", "working", "proving", "undoing", "returning", "watched", "adding", "switching", "removing", "sleepers":
 		return "warn"
-	case "failing", "revoked", "void", "expired", "blocked", "used up", "REVOKED", "FAILED", "REJECTED", "TIMED_OUT":
+	case "failing", "revoked", "void", "expired", "blocked", "used up", "REVOKED", "FAILED", "REJECTED", "TIMED_OUT",
+		"stopped", "failed", "rejected", "timed-out", "silent", "withdrawn":
 		return "bad"
 	}
 	return "plain"
@@ -116,6 +125,17 @@ func colons(s string) template.HTML {
 		b.WriteString(template.HTMLEscapeString(s[i:min(i+2, len(s))]))
 	}
 	return template.HTML(b.String())
+}
+
+// duration says a duration that somebody chose, exactly.
+func duration(d time.Duration) string {
+	text := d.String()
+	for _, unit := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, unit) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
 }
 
 // left says a duration in the largest unit that is not zero.

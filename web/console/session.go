@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -33,6 +34,7 @@ type session struct {
 type sessions struct {
 	access *access.Authenticator
 	now    func() time.Time
+	key    [32]byte // of the forms' tokens
 
 	mu   sync.Mutex
 	byID map[[32]byte]*session
@@ -54,6 +56,27 @@ func (s *sessions) start(w http.ResponseWriter, p access.Principal) {
 	}
 	s.mu.Unlock()
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: id, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+}
+
+// liveHeader is what the script sends when a page refreshes itself.
+const liveHeader = "Hallmark-Live"
+
+// form is the token that the forms of a session carry: another site cannot know it,
+// and it is worth nothing in another session.
+func (s *sessions) form(r *http.Request) string {
+	id, ok := cookieHash(r)
+	if !ok {
+		return ""
+	}
+	m := hmac.New(sha256.New, s.key[:])
+	m.Write(id[:])
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+}
+
+// ours tells whether a form's token is that of the request's session.
+func (s *sessions) ours(r *http.Request, token string) bool {
+	want := s.form(r)
+	return want != "" && hmac.Equal([]byte(want), []byte(token))
 }
 
 func (x *session) over(now time.Time) bool {
@@ -94,7 +117,9 @@ func (s *sessions) find(ctx context.Context, r *http.Request) (access.Principal,
 		s.mu.Unlock()
 		return access.Principal{}, false, nil
 	}
-	x.used = now
+	if r.Header.Get(liveHeader) == "" { // a page that refreshes itself is nobody at work
+		x.used = now
+	}
 	token := x.token
 	s.mu.Unlock()
 	p, err := s.access.ByHash(ctx, token)

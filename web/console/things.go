@@ -91,6 +91,14 @@ func (c *console) thing(v *view) (string, error) {
 	v.Title = t.Name
 	see := v.sees()
 	data := map[string]any{"Thing": t, "See": see}
+	if see.Timeline {
+		rows, err := c.events(v, t.Name, "", someEvents+1)
+		if err != nil {
+			return "", err
+		}
+		data["MoreEvents"] = len(rows) > someEvents
+		data["Events"] = map[string]any{"Items": rows[:min(len(rows), someEvents)], "See": see}
+	}
 	if see.Policies {
 		if data["Policies"], err = c.Backend.Policies.AttachedPolicies(ctx, v.scope, web.AttachedQuery{Thing: t.Name}); err != nil {
 			return "", err

@@ -172,7 +172,7 @@ func New(t testing.TB, now func() time.Time) *Service {
 // Backend is the fake as a backend.
 func (s *Service) Backend() web.Backend {
 	f := s.Fake
-	return web.Backend{Orders: f, Stations: f, Enrolment: f, Certificates: f, Trust: f, Authorities: f, Registry: f, Things: f, ThingTypes: f, Groups: f, Policies: f, Registration: f, Jobs: f, Shadows: f, Plans: f, Revocations: f, Log: f, Health: f}
+	return web.Backend{Orders: f, Stations: f, Enrolment: f, Certificates: f, Trust: f, Authorities: f, Registry: f, Things: f, ThingTypes: f, Groups: f, Policies: f, Registration: f, Jobs: f, Campaigns: f, Rotation: f, Firmware: f, Bundles: f, Ownership: f, Shadows: f, Plans: f, Revocations: f, Log: f, Trail: f, Backup: f, Health: f}
 }
 
 // Fake is every part of a [web.Backend].
@@ -191,6 +191,10 @@ type Fake struct {
 	Summary_     adminapi.Summary
 	Calls        []string // of methods that change something
 	Approved     adminapi.Envelope
+
+	NoTrail error // the trail cannot be written
+	trail   sync.Mutex
+	entries []access.TrailEntry
 }
 
 func known(s access.Scope) error {
@@ -301,6 +305,37 @@ func (f *Fake) CreateEnrolPassword(_ context.Context, by access.Actor, r adminap
 	return adminapi.EnrolPassword{Id: "a2b3c4d5e6f7g8h9", Unit: r.Unit, Profile: r.Profile, Order: r.Order, Password: "test-password", ExpiresAt: f.Now().Add(time.Hour)}, nil
 }
 
+// AcmeKey is the external account key of the fixtures.
+const AcmeKey = "a2b3c4d5e6f7g8h9"
+
+func (f *Fake) acmeKey(profile string, names []string) adminapi.AcmeKey {
+	return adminapi.AcmeKey{Id: AcmeKey, Profile: profile, Names: names, CreatedBy: "ann", CreatedAt: f.Now(), ExpiresAt: f.Now().Add(time.Hour), State: "open"}
+}
+
+// AcmeKeys implements [web.Enrolment].
+func (f *Fake) AcmeKeys(_ context.Context, s access.Scope) ([]adminapi.AcmeKey, error) {
+	out, _, err := cut(s, []adminapi.AcmeKey{f.acmeKey("ldevid", []string{Unit})}, web.Page{Limit: 1000})
+	return out, err
+}
+
+// CreateAcmeKey implements [web.Enrolment].
+func (f *Fake) CreateAcmeKey(_ context.Context, by access.Actor, r adminapi.AcmeKeyRequest) (adminapi.AcmeKey, error) {
+	f.Calls = append(f.Calls, "acme key for "+r.Profile)
+	k := f.acmeKey(r.Profile, r.Names)
+	k.Secret = "test-secret"
+	return k, nil
+}
+
+// RevokeAcmeKey implements [web.Enrolment].
+func (f *Fake) RevokeAcmeKey(_ context.Context, by access.Actor, id string) (adminapi.AcmeKey, error) {
+	if err := f.did(by, "revoke acme key %s", id); err != nil {
+		return adminapi.AcmeKey{}, err
+	}
+	k := f.acmeKey("ldevid", []string{Unit})
+	k.State = "revoked"
+	return pick(by.Scope(), []adminapi.AcmeKey{k}, func(k *adminapi.AcmeKey) bool { return k.Id == id })
+}
+
 // Stations implements [web.Stations].
 func (f *Fake) Stations(_ context.Context, s access.Scope) ([]adminapi.Station, error) {
 	out, _, err := cut(s, f.Station_, web.Page{Limit: 1000})
@@ -397,6 +432,25 @@ func (f *Fake) PutRootList(_ context.Context, by access.Actor, authority string,
 	return pick(by.Scope(), f.List_, func(l *adminapi.List) bool { return l.Authority == authority })
 }
 
+// PublishLists implements [web.Trust].
+func (f *Fake) PublishLists(ctx context.Context, by access.Actor, authority string) ([]adminapi.List, error) {
+	l, err := pick(by.Scope(), f.List_, func(l *adminapi.List) bool { return l.Authority == authority })
+	if err != nil {
+		return nil, err
+	}
+	return []adminapi.List{l}, f.did(by, "publish lists of %s", authority)
+}
+
+// ListDestinations implements [web.Trust].
+func (f *Fake) ListDestinations(context.Context) ([]adminapi.ListDestination, error) {
+	return []adminapi.ListDestination{{Name: "https://lists.example.com/", Sent: 2, LastSuccess: f.Now()}, {Name: "/srv/lists", Pending: 1, Failed: 1, Fault: "disk full"}}, nil
+}
+
+// ListImports implements [web.Trust].
+func (f *Fake) ListImports(context.Context) ([]adminapi.ListImport, error) {
+	return []adminapi.ListImport{{Name: "maker", Number: "7", Entries: 3, NextUpdate: f.Now(), FetchedAt: f.Now(), Current: true}}, nil
+}
+
 // Authorities implements [web.Authorities].
 func (f *Fake) Authorities(_ context.Context, s access.Scope) ([]adminapi.Authority, error) {
 	out, _, err := cut(s, f.Authority_, web.Page{Limit: 1000})
@@ -422,10 +476,35 @@ func (f *Fake) InstallAuthority(ctx context.Context, by access.Actor, name strin
 	return f.Authority(ctx, by.Scope(), name)
 }
 
+// AuthorityRollover implements [web.Authorities].
+func (f *Fake) AuthorityRollover(ctx context.Context, s access.Scope, name, successor string) (adminapi.Rollover, error) {
+	a, err := f.Authority(ctx, s, name)
+	if err != nil {
+		return adminapi.Rollover{}, err
+	}
+	return adminapi.Rollover{Authority: a.Name, Successor: successor, State: a.State, Checks: []adminapi.RolloverCheck{{Name: "installed", State: "failing", Detail: successor + " has no certificate yet.", Next: "hallmark ca csr"}},
+		Steps: []adminapi.RolloverStep{{Step: "start", What: "It takes over.", When: "when a second person approves", Command: "hallmark ca rollover start " + name + " " + successor}}}, nil
+}
+
+// Servings implements [web.Authorities].
+func (f *Fake) Servings(context.Context, access.Scope) ([]adminapi.Serving, error) {
+	return []adminapi.Serving{{Name: "device", Serves: "device", Authorities: []string{"device-1"}, Issues: "device-1"}}, nil
+}
+
 // CreateRoot implements [web.Authorities].
 func (f *Fake) CreateRoot(_ context.Context, by access.Actor, r adminapi.RootRequest) (adminapi.Authority, error) {
 	f.Calls = append(f.Calls, "create root "+r.Name)
 	return adminapi.Authority{Name: r.Name, Duty: "root", State: "active", Shards: 1, CreatedAt: f.Now()}, nil
+}
+
+// AddCross implements [web.Authorities].
+func (f *Fake) AddCross(_ context.Context, by access.Actor, r adminapi.CrossRequest) (adminapi.Cross, error) {
+	return adminapi.Cross{Name: r.Name, AddedAt: f.Now(), AddedBy: by.String()}, f.did(by, "add cross certificate %s", r.Name)
+}
+
+// Crosses implements [web.Authorities].
+func (f *Fake) Crosses(context.Context, access.Scope) ([]adminapi.Cross, error) {
+	return []adminapi.Cross{{Name: "new-by-old", Root: "root-1", Of: "root-2", AddedAt: f.Now()}}, nil
 }
 
 // Things implements [web.Registry].
@@ -616,4 +695,14 @@ func (f *Fake) Fill(t testing.TB) {
 	f.Summary_ = adminapi.Summary{Status: "failing", OrdersOpen: 2, UnitsOrdered: 5500, UnitsUsed: 1735, Certificates: 12894, Revoked: 4, Things: 1, Stations: 1, LogSize: 12906, Checks: []adminapi.HealthCheck{
 		{Name: "authority devices-1", Status: "ok"}, {Name: "authority infra-1", Status: "warning", Detail: "Its certificate ends on " + now.Add(70*day).Format(time.DateOnly) + ".", Next: "Plan the ceremony for its successor now."},
 		{Name: "list devices-1/0", Status: "ok"}, {Name: "list infra-1/0", Status: "failing", Detail: "It is out of date, so careful devices trust nobody.", Next: "Check the key of the authority."}, {Name: "database", Status: "ok"}, {Name: "token issuing", Status: "ok"}}}
+}
+
+// BackupState implements [web.Backup].
+func (f *Fake) BackupState(context.Context) (adminapi.BackupState, error) {
+	return adminapi.BackupState{}, nil
+}
+
+// MakeBackup implements [web.Backup].
+func (f *Fake) MakeBackup(_ context.Context, by access.Actor) (adminapi.BackupState, error) {
+	return adminapi.BackupState{}, f.did(by, "make a backup")
 }
