@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what running and testing need, once: Debian packages, and the device
-# SDK that the tests judge the service with. Nothing is asked of the network when
+# Installs what running and testing need, once: Debian packages, the device SDK that
+# the tests judge the service with, and an S3 store. Nothing is asked of the network when
 # nothing is missing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,8 +11,9 @@ packages="
 	libtpm2-pkcs11-1 swtpm tpm2-tools libnss3 libnss3-tools
 	pcscd vsmartcard-vpcd
 	postgresql sqlite3 mosquitto mosquitto-clients
-	openssl gnutls-bin curl
-	chromium python3 zbar-tools
+	openssl gnutls-bin curl jq certbot
+	chromium python3 python3-paho-mqtt python3-cryptography zbar-tools
+	strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins
 	iproute2 util-linux tmux strace
 "
 
@@ -25,26 +26,31 @@ fi
 command -v node >/dev/null 2>&1 || packages="$packages nodejs"
 command -v npm >/dev/null 2>&1 || packages="$packages npm"
 
-# sdk installs the npm packages that package-lock.json names, with their hashes.
+# npms installs the npm packages that a package-lock.json names, with their hashes.
 # None of their install scripts is run: the SDK brings its library along. Without
-# it only its own test is left out (in CI that test fails).
-sdk() (
-	cd cmd/hallmark/testdata/sdk
+# them only their own tests are left out (in CI those tests fail).
+npms() (
+	cd "$1"
 	if cmp -s package-lock.json node_modules/installed-lock.json; then
 		exit 0
 	fi
 	if ! command -v npm >/dev/null 2>&1; then
-		echo "setup: npm is missing; the test of the device SDK is left out" >&2
+		echo "setup: npm is missing; the tests with $2 are left out" >&2
 		exit 0
 	fi
-	echo "setup: installing the device SDK for the tests: npm ci in cmd/hallmark/testdata/sdk"
+	echo "setup: installing $2 for the tests: npm ci in $1"
 	if out=$(npm ci --ignore-scripts --no-audit --no-fund 2>&1); then
 		cp package-lock.json node_modules/installed-lock.json
 	else
 		echo "$out" | tail -n 20 >&2
-		echo "setup: npm ci failed; the test of the device SDK is left out" >&2
+		echo "setup: npm ci failed; the tests with $2 are left out" >&2
 	fi
 )
+
+sdk() {
+	npms cmd/hallmark/testdata/sdk "the device SDK"
+	npms internal/s3/s3test/testdata "an S3 store"
+}
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
 	echo "setup: this is not Debian; install what these Debian packages hold:" $packages >&2

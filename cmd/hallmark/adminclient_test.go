@@ -30,7 +30,7 @@ func newCLI(t *testing.T) *cli {
 	t.Helper()
 	s := webtest.New(t, nil)
 	s.Fake.Fill(t)
-	h, err := web.NewPeople(web.PeopleConfig{Backend: s.Backend(), Access: s.Access, Cursors: web.NewCursors(nil)})
+	h, err := web.NewPeople(web.PeopleConfig{Backend: s.Backend(), Access: s.Access, Trail: s.Fake, Cursors: web.NewCursors(nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,10 +78,19 @@ func TestAdminCommands_ShowAndDo(t *testing.T) {
 		{access.Platform, "principal disable ci", 0, "ci is disabled"},
 		{access.CMManager, "station-code create --station st-9 --site here", 0, "HMK1-TEST"},
 		{access.CMManager, "enrol password create --unit LMP-9 --profile ldevid", 0, "test-password"},
+		{access.SecurityOfficer, "enrol acme-key create --profile ldevid --name LMP-9", 0, "test-secret"},
+		{access.SecurityOfficer, "enrol acme-key list", 0, webtest.Unit},
+		{access.SecurityOfficer, "enrol acme-key revoke a2b3c4d5e6f7g8h9", 0, "is revoked"},
 		{access.CMManager, "stations list", 0, webtest.Station},
 		{access.CMManager, "stations revoke " + webtest.Station + " --note stolen", 0, "Station " + webtest.Station},
 		{access.FleetOperator, "thing list --attribute model --value LMP", 0, webtest.Unit},
 		{access.FleetOperator, "thing show " + webtest.Unit, 0, "attribute"},
+		{access.Auditor, "crl list", 0, "devices-1"},
+		{access.Auditor, "crl show devices-1", 0, "covers log up to"},
+		{access.Auditor, "crl destinations", 0, "disk full"},
+		{access.Auditor, "crl imports", 0, "maker"},
+		{access.SecurityOfficer, "crl publish --ca devices-1", 0, "devices-1"},
+		{access.Auditor, "crl publish --ca devices-1", 1, "action-forbidden"},
 		// Refusals say what to do next and end with 1, mistakes with 2.
 		{access.Auditor, "order open " + webtest.Draft, 1, "action-forbidden"},
 		{access.CMManager, "order show none", 1, "next:"},

@@ -325,7 +325,7 @@ func showSecrets(w io.Writer, p *adminapi.Plan) {
 }
 
 // documentKinds are the kinds in the order in which they are put.
-var documentKinds = []string{"Hook", "Template", "FleetTemplate", "Policy", "ThingType", "ThingGroup", "BillingGroup", "RegisteredCA", "Registration", "Order"}
+var documentKinds = []string{"Hook", "Template", "FleetTemplate", "Policy", "ThingType", "ThingGroup", "BillingGroup", "RegisteredCA", "Registration", "Order", "Serving", "AuthorityEnd", "CrossCertificate", "CampaignStart", "FirmwareRelease", "RootRollover", "OwnershipAct", "Budget"}
 
 func newExportCmd(g *globals) *cobra.Command {
 	var dir string

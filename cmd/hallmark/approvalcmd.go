@@ -99,19 +99,12 @@ func asksFor(r *adminapi.ApprovalRequest) string {
 	return strings.Join(out, ", ")
 }
 
-func approvalOr(r *adminapi.ApprovalRequest, status int, body []byte) (*adminapi.ApprovalRequest, error) {
-	if r == nil {
-		return nil, problem(status, body)
-	}
-	return r, nil
-}
-
 func fetchApproval(ctx context.Context, api *adminapi.ClientWithResponses, id string) (*adminapi.ApprovalRequest, error) {
 	a, err := api.GetApprovalWithResponse(ctx, id)
 	if err != nil {
 		return nil, errAnswer.Wrap(err, "")
 	}
-	return approvalOr(a.JSON200, a.StatusCode(), a.Body)
+	return orProblem(a.JSON200, a.StatusCode(), a.Body)
 }
 
 func newApprovalShowCmd(g *globals) *cobra.Command {
@@ -262,7 +255,7 @@ func newApprovalRejectCmd(g *globals) *cobra.Command {
 			if err != nil {
 				return errAnswer.Wrap(err, "")
 			}
-			r, err := approvalOr(a.JSON200, a.StatusCode(), a.Body)
+			r, err := orProblem(a.JSON200, a.StatusCode(), a.Body)
 			if err != nil {
 				return err
 			}

@@ -16,11 +16,12 @@ var levels = map[string]int{
 	"access": 1, "hsm": 1, "hsm/": 1, // who, with which key
 	"ca": 2, "ca/ceremony": 2, "fleet": 2, // what exists
 	"crl": 3, "crl/filter": 0, "fleet/registry": 3, "fleet/shadow": 3, "fleet/jobs": 3, "fleet/presence": 3, "broker": 3, "fabric": 3, "station/spool": 3, // what became of it
+	"fleet/campaign": 4, "fleet/ownership": 4, "fleet/rotation": 5, "fleet/trust": 5, "fleet/ota": 5, "fleet/ota/manifest": 0, // what is to become of many of them
 	"provisioner": 5, "provisioner/declare": 5, // what may be made
 	"station/uplink": 6, "station/uplink/server": 6, "bootstrap": 6, // who may come in
 	"station": 7, "station/": 7, "device": 7, "device/": 7, "web": 7, "web/": 7, "bootstrap/": 7, // edges
-	"store": 7, // persists for the domains
-	"cmd/":  8, // wires
+	"store": 7, "store/blobs": 7, // persists for the domains
+	"cmd/": 8, // wires
 }
 
 // helper tells whether a package serves tests: its name ends in test, or it is

@@ -11,16 +11,23 @@ import (
 
 	"hallmark/access"
 	"hallmark/bootstrap"
+	"hallmark/bootstrap/acme"
 	"hallmark/ca"
 	"hallmark/ca/ceremony"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
+	"hallmark/fleet/campaign"
 	"hallmark/fleet/jobs"
+	"hallmark/fleet/ota"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/rotation"
 	"hallmark/fleet/shadow"
+	"hallmark/fleet/trust"
 	"hallmark/hsm"
 	"hallmark/internal/fault"
 	"hallmark/provisioner"
+	"hallmark/provisioner/declare"
 	"hallmark/store"
 	"hallmark/web"
 )
@@ -35,23 +42,37 @@ var (
 // the words of the contract and the domain packages, which decide. The server
 // fills the first fields, web completes the rest.
 type backend struct {
-	cfg   *Config
-	db    *store.DB
-	ca    *ca.CA
-	keys  *hsm.Keyring
-	prov  *provisioner.Provisioner
-	crl   *crl.Service
-	blast *crl.Blast
-	lists *crl.Publisher
-	set   *crl.Set
-	reg   *registry.Registry
-	tlog  *tlog.Log
-	logs  *logKeeper // nil in tests without a service
+	cfg     *Config
+	db      *store.DB
+	access  *access.Authenticator // says how break-glass stands; nil in tests without a door
+	ca      *ca.CA
+	keys    *hsm.Keyring
+	prov    *provisioner.Provisioner
+	crl     *crl.Service
+	blast   *crl.Blast
+	lists   *crl.Publisher
+	sender  *crl.Sender  // nil: no other places
+	filters *crl.Filters // nil: none are made
+	imports *crl.Imports
+	set     *crl.Set
+	reg     *registry.Registry
+	tlog    *tlog.Log
+	logs    *logKeeper // nil in tests without a service
+	saves   *backupJob // likewise
 
-	jobs    *jobs.Service
-	shadows *shadow.Service
-	claims  *bootstrap.Claims
-	enrol   *bootstrap.Enroller // makes one-time passwords
+	jobs      *jobs.Service
+	campaigns *campaign.Service
+	ota       *ota.Service
+	rotation  *rotation.Service
+	trust     *trust.Service
+	ownership *ownership.Service
+	shadows   *shadow.Service
+	claims    *bootstrap.Claims
+	enrol     *bootstrap.Enroller // makes one-time passwords
+	acme      *acme.Server        // nil where it is off
+
+	expiry  *expiryWatch // nil in tests without doors
+	exposed *exposure    // likewise
 
 	certs *certifier // of the doors and the OCSP responders; nil in tests without doors
 	now   func() time.Time
@@ -59,14 +80,16 @@ type backend struct {
 	// reloaded is called after an authority was installed, so that it gets its
 	// lists and the doors their certificates.
 	reloaded func(ctx context.Context) error
+	// follow takes over what a plan changed of authorities; nil in tests.
+	follow func(ctx context.Context) error
 
+	declared  *declare.Planner     // plans documents, and asks second persons
 	planner   *provisioner.Planner // checks templates, hooks and registrations; it calls no hook
 	approvers []approver
 
 	change sync.Mutex // one change of authorities or hooks at a time: they are read, judged and written
 
 	mu       sync.Mutex
-	facts    map[listKey]listFacts
 	counts   map[string]keptCounts // by tenant
 	tokens   []hsm.TokenHealth
 	tokensAt time.Time
@@ -80,10 +103,10 @@ func (b *backend) web() web.Backend {
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
-	b.facts, b.counts = map[listKey]listFacts{}, map[string]keptCounts{}
+	b.counts = map[string]keptCounts{}
 	b.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: b.db, Log: b.log, Now: b.now})
 	b.approvers = b.pinned()
-	return web.Backend{Orders: b, Stations: b, Enrolment: enrolAPI{b}, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Shadows: b, Plans: b.plans(), Revocations: revocationAPI{b}, Log: b, Health: b}
+	return web.Backend{Orders: b, Stations: b, Enrolment: enrolAPI{b}, Certificates: b, Trust: b, Authorities: b, Registry: b, Things: b, ThingTypes: b, Groups: b, Policies: b.policies(), Registration: b.registration(), Jobs: b, Campaigns: b, Rotation: b, Firmware: b, Bundles: b, Ownership: b, Shadows: b, Plans: b.plans(), Revocations: revocationAPI{b}, Log: b, Backup: b, Trail: b, Health: b}
 }
 
 // ceremony prepares a step with the key of an issuing authority.

@@ -71,6 +71,7 @@ func (a planAPI) Approve(ctx context.Context, by access.Actor, id string, d admi
 	if err != nil {
 		return adminapi.ApprovalRequest{}, err
 	}
+	a.settled(ctx)
 	v := approvalView(&r)
 	v.Plan = planView(&plan)
 	return v, nil

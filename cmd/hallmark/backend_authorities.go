@@ -23,6 +23,7 @@ func (b *backend) authorityView(a *ca.Authority) adminapi.Authority {
 	if u, err := hsm.ParseURI(a.KeyURI); err == nil {
 		v.KeyUri = u.Key()
 	}
+	v.Exposed = a.State != ca.StatePending && b.exposed.is(context.Background(), a.KeyURI)
 	if a.State == ca.StatePending {
 		v.Csr = pemText("CERTIFICATE REQUEST", a.CSR)
 		return v
@@ -108,6 +109,9 @@ func (b *backend) CreateAuthority(ctx context.Context, by access.Actor, r admina
 	if !a.IssueUntil.IsZero() && !a.IssueUntil.After(a.CreatedAt) {
 		return adminapi.Authority{}, ca.ErrLifetime.New("It would have ended to issue before it began.")
 	}
+	if r.Certificate != "" {
+		return b.importAuthority(ctx, by, a, uri, r, all)
+	}
 	// 1. The key: one that is there, or a new one.
 	_, err = b.keys.Signer(ctx, uri.String())
 	generate := errors.Is(err, hsm.ErrKeyNotFound)
@@ -121,7 +125,7 @@ func (b *backend) CreateAuthority(ctx context.Context, by access.Actor, r admina
 	}
 	made, err := c.MakeCSR(ctx, ceremony.CSRRequest{
 		Name: a.Name, Duty: a.Duty, KeyURI: uri.String(), Generate: generate, Algorithm: hsm.Algorithm(r.Algorithm),
-		Subject: profile.Subject{CommonName: r.CommonName},
+		Subject: profile.Subject{CommonName: r.CommonName}, Constraints: profile.Constraints{Permitted: r.Permitted, Excluded: r.Excluded, Purposes: r.Purposes},
 	})
 	if err != nil {
 		return adminapi.Authority{}, err
@@ -154,7 +158,7 @@ func (b *backend) keyURI(text string) (hsm.URI, error) {
 		return u, err
 	case !u.PINValue.Empty():
 		return u, hsm.ErrURIInvalid.New("A PIN does not belong into a request; use pin-source.")
-	case b.cfg.Production && u.Scheme == "file":
+	case b.cfg.Production && u.Scheme == "file" && !b.cfg.exposedAllowed(text):
 		return u, hsm.ErrKeyUnsafe.New("Production mode takes no key from a file; use a token.")
 	}
 	return u, b.cfg.moduleAllowed(u.ModulePath)
@@ -174,6 +178,9 @@ func (b *backend) check(ctx context.Context, a *ca.Authority) ([]ca.Authority, e
 		if have.Name == a.Name {
 			return nil, ca.ErrAuthorityExists.New("%s.", a.Name)
 		}
+	}
+	if _, crossed := b.ca.Cross(a.Name); err == nil && crossed == nil { // both are served at /ca/NAME.cer
+		return nil, ca.ErrAuthorityExists.New("%s is a cross certificate.", a.Name)
 	}
 	return all, err
 }

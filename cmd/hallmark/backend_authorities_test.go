@@ -99,7 +99,21 @@ func TestBackend_AnAuthorityFromItsKeyToItsFirstCertificate(t *testing.T) {
 	}) {
 		t.Errorf("the new authority has no list: %+v", lists)
 	}
-	leaf, _ := n.f.IssueIDevID(t, "SN1") // the newest authority of the duty issues
+	if leaf, _ := n.f.IssueIDevID(t, "SN1"); leaf.Issuer.CommonName != catest.Device {
+		t.Errorf("an authority that is not declared issued: %s", leaf.Issuer)
+	}
+	for _, have := range ok[[]ca.Serving](t)(n.db.Servings(ctx)) {
+		if have.Serves == "device" {
+			have.Authorities = append([]string{"line-1"}, have.Authorities...)
+			if err := n.db.PutServing(ctx, have, have.Version); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := n.ca.Reload(ctx); err != nil {
+		t.Fatal(err)
+	}
+	leaf, _ := n.f.IssueIDevID(t, "SN2")
 	if leaf.Issuer.CommonName != "Acme Line 1" {
 		t.Errorf("issued by %s", leaf.Issuer)
 	}

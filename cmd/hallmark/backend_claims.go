@@ -35,6 +35,9 @@ func (b registrationAPI) putBudget(ctx context.Context, by access.Actor, name st
 		}
 		want.Networks = append([]netip.Prefix{}, list...) // an empty list is not none
 	}
+	if err := b.secondForBudget(ctx, by, &want); err != nil {
+		return adminapi.RegistrationBudget{}, err
+	}
 	g, err := b.claims.SetBudget(ctx, by, want)
 	if err != nil {
 		return adminapi.RegistrationBudget{}, err

@@ -23,7 +23,6 @@ const (
 	// authorityUrgent and authorityLast are the second and the last call (A9).
 	authorityUrgent = 30 * 24 * time.Hour
 	authorityLast   = 7 * 24 * time.Hour
-	rootListWarning = 30 * 24 * time.Hour
 	// setWarning is how old the revoked set may be; it is read twice a second.
 	setWarning = 10 * time.Second
 	// logBehind is how many leaves may wait for a checkpoint: more than any burst
@@ -77,10 +76,14 @@ func (b *backend) Summary(ctx context.Context, s access.Scope) (adminapi.Summary
 		return v, err
 	}
 	b.checkService(c)
+	b.checkStations(ctx, s, c)
 	b.checkLists(s, c)
+	b.checkPlaces(c)
 	b.checkSet(c)
 	b.checkLog(ctx, c)
 	b.logs.health(c)
+	b.saves.health(c)
+	b.checkBreakGlass(ctx, c)
 	if slices.Contains(b.cfg.Fleet.AnyClient, s.Tenant) {
 		c.add("client identifiers", "warning", "A device may connect under any client identifier that its policies allow, and end the session of who has it.", "Remove the tenant from fleet.any_client.")
 	}
@@ -95,6 +98,7 @@ func (b *backend) checkAuthorities(ctx context.Context, s access.Scope, c *check
 	if err != nil {
 		return err
 	}
+	b.checkExposed(ctx, rows, c)
 	now := b.now()
 	serving := map[profile.Duty]bool{}
 	for i := range rows {
@@ -128,6 +132,9 @@ func (b *backend) checkAuthorities(ctx context.Context, s access.Scope, c *check
 		default:
 			c.add(name, "ok", "", "")
 		}
+		if info.Lost != nil {
+			b.checkLostKey(&info, c)
+		}
 	}
 	for _, d := range []profile.Duty{profile.DutyRoot, profile.DutyDevice, profile.DutyInfrastructure} {
 		if !serving[d] {
@@ -135,6 +142,23 @@ func (b *backend) checkAuthorities(ctx context.Context, s access.Scope, c *check
 		}
 	}
 	return nil
+}
+
+// checkLostKey reports an authority whose token was away at the start: whether
+// anybody issues for it, and that its lists are not renewed meanwhile.
+func (b *backend) checkLostKey(a *ca.Info, c *checks) {
+	alone := ""
+	for _, d := range b.ca.Servings() {
+		if d.Next == "" && d.Tenant == a.Tenant && slices.Contains(d.Authorities, a.Name) {
+			alone = d.String()
+		}
+	}
+	next := "Bring its token back; its return is noticed. Its lists are not renewed before."
+	if alone != "" {
+		c.add("key of "+a.Name, "failing", "It could not be opened since the start, and nobody issues "+alone+".", next)
+		return
+	}
+	c.add("key of "+a.Name, "warning", "It could not be opened since the start; who is declared beside it issues.", next)
 }
 
 // checkService reports the certificates of the doors and of the OCSP responders,
@@ -177,7 +201,7 @@ func (b *backend) checkLists(s access.Scope, c *checks) {
 		next := "Look into the log for why the list is not renewed, mostly its token."
 		want := max(a.Shards, 1)
 		if root {
-			want, next, early[a.Name] = 1, "Have the root sign a new list, then publish it.", rootListWarning
+			want, next, early[a.Name] = 1, "Have the root sign a new list, then publish it.", 2*early[a.Name] // half of its life (A35)
 		}
 		left := worst[a.Name].Sub(now)
 		until := "The first ends at " + worst[a.Name].UTC().Format(time.RFC3339) + "."
@@ -188,7 +212,11 @@ func (b *backend) checkLists(s access.Scope, c *checks) {
 			c.add(name, "failing", fmt.Sprintf("There are %d of %d.", shards[a.Name], want), next)
 		case left <= 0:
 			c.add(name, "failing", "A list is over since "+worst[a.Name].UTC().Format(time.RFC3339)+".", next)
-		case left < early[a.Name]: // a quarter of its life is left, where half should be
+		case root && left < early[a.Name]/5: // a tenth of its life
+			c.add(name, "failing", until+" That is less than a tenth of its life.", next)
+		case root && left < early[a.Name]/2:
+			c.add(name, "warning", until+" That is less than a quarter of its life.", next)
+		case left < early[a.Name]: // a quarter of its life is left, where half should be; of a root's list half
 			c.add(name, "warning", until, next)
 		default:
 			c.add(name, "ok", until, "")

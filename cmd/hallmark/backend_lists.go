@@ -12,61 +12,55 @@ import (
 	"hallmark/crl"
 )
 
-type listKey struct {
-	authority string
-	shard     int
-}
-
-// listFacts is what only the octets of a list tell; they are read once a number.
-type listFacts struct {
-	number  int64
-	entries int64
-	size    int64
-}
-
-func (b *backend) listView(ctx context.Context, h crl.ListHead, base string) (adminapi.List, error) {
-	f, err := b.listFacts(ctx, h)
+func listView(l *crl.PublishedList, base string) adminapi.List {
 	return adminapi.List{
-		Authority: h.Authority, Shard: h.Shard, Number: h.Number, ThisUpdate: h.ThisUpdate, NextUpdate: h.NextUpdate, Covers: h.Leaf,
-		Entries: f.entries, Size: f.size, Url: profile.ListURL(base, h.Shard),
-	}, err
-}
-
-func (b *backend) listFacts(ctx context.Context, h crl.ListHead) (listFacts, error) {
-	key := listKey{h.Authority, h.Shard}
-	b.mu.Lock()
-	f, ok := b.facts[key]
-	b.mu.Unlock()
-	if ok && f.number == h.Number {
-		return f, nil
+		Authority: l.Authority, Shard: l.Shard, Number: l.Number, ThisUpdate: l.ThisUpdate, NextUpdate: l.NextUpdate, Covers: l.Leaf,
+		Entries: int64(l.Entries), Size: l.Octets, Url: profile.ListURL(base, l.Shard),
 	}
-	row, err := b.db.List(ctx, h.Authority, h.Shard, h.Number-1)
-	if err != nil || row == nil || row.DER == nil { // a restored table is behind what is served until the next list
-		return listFacts{}, err
-	}
-	l, err := crl.ParseList(row.DER)
-	if err != nil {
-		return listFacts{}, err
-	}
-	f = listFacts{number: l.Number, entries: int64(l.Count), size: int64(len(l.DER))}
-	b.mu.Lock()
-	b.facts[key] = f
-	b.mu.Unlock()
-	return f, nil
 }
 
 // Lists implements [web.Trust]: what is served, not what the table has.
-func (b *backend) Lists(ctx context.Context, s access.Scope) (out []adminapi.List, err error) {
-	for _, h := range b.lists.Lists() {
-		a, err := b.ours(s, h.Authority)
+func (b *backend) Lists(_ context.Context, s access.Scope) (out []adminapi.List, err error) {
+	all := b.lists.Lists()
+	for i := range all {
+		a, err := b.ours(s, all[i].Authority)
 		if err != nil {
 			continue
 		}
-		v, err := b.listView(ctx, h, a.ListBase())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
+		out = append(out, listView(&all[i], a.ListBase()))
+	}
+	return out, nil
+}
+
+// PublishLists implements [web.Trust].
+func (b *backend) PublishLists(ctx context.Context, by access.Actor, authority string) (out []adminapi.List, err error) {
+	a, err := b.ours(by.Scope(), authority)
+	if err != nil {
+		return nil, err
+	}
+	all, err := b.lists.PublishAll(ctx, authority)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		out = append(out, listView(&all[i], a.ListBase()))
+	}
+	b.log.InfoContext(ctx, "lists published on demand", "authority", authority, "lists", len(all), "by", by.String())
+	return out, nil
+}
+
+// ListDestinations implements [web.Trust].
+func (b *backend) ListDestinations(context.Context) (out []adminapi.ListDestination, err error) {
+	for _, d := range b.sender.States() {
+		out = append(out, adminapi.ListDestination{Name: d.Name, Pending: d.Pending, Sent: d.Sent, Failed: d.Failed, LastSuccess: d.Last, Fault: d.Fault})
+	}
+	return out, nil
+}
+
+// ListImports implements [web.Trust].
+func (b *backend) ListImports(context.Context) (out []adminapi.ListImport, err error) {
+	for _, i := range b.imports.States() {
+		out = append(out, adminapi.ListImport{Name: i.Name, Number: i.Number, Entries: i.Entries, NextUpdate: i.NextUpdate, FetchedAt: i.Fetched, Current: i.Current, Fault: i.Fault})
 	}
 	return out, nil
 }
@@ -82,7 +76,12 @@ func (b *backend) PutRootList(ctx context.Context, by access.Actor, authority st
 		return adminapi.List{}, err
 	}
 	b.log.InfoContext(ctx, "root list published", "authority", authority, "number", h.Number, "by", by.String())
-	return b.listView(ctx, h, a.ListBase())
+	for _, l := range b.lists.Lists() {
+		if l.Authority == authority {
+			return listView(&l, a.ListBase()), nil
+		}
+	}
+	return adminapi.List{}, crl.ErrListMissing.New("Authority %s.", authority)
 }
 
 // Proof implements [web.Log]. It is verified before it is given away.

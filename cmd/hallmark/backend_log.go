@@ -49,6 +49,9 @@ func (b *backend) LogState(ctx context.Context, _ access.Scope) (adminapi.LogSta
 func leafView(r *tlog.Row) adminapi.LogLeaf {
 	v := adminapi.LogLeaf{Index: r.Index, Entry: r.Entry[:], Foreign: r.Foreign}
 	if r.Foreign {
+		if r.Type == tlog.Lost {
+			v.Type = string(r.Type)
+		}
 		return v
 	}
 	v.Type, v.Tenant, v.Account, v.Holder, v.Shown = string(r.Type), r.Tenant, r.Account, r.Holder, r.Shown

@@ -43,7 +43,7 @@ func (b *backend) orderView(o *provisioner.Order) adminapi.Order {
 	v := adminapi.Order{
 		Id: o.ID, Product: o.Product, Quantity: o.Quantity, Used: o.Used, State: string(o.State), Serials: o.Serials.String(), Stations: nonNil(o.Stations),
 		NotBefore: seconds(o.NotBefore), NotAfter: seconds(o.NotAfter), KeyOrigin: string(o.KeyOrigin), CnIsUnit: o.CNIsUnit, AllowUnproven: o.AllowUnproven,
-		CertificateDays: o.CertificateDays, Organization: o.Organization, CreatedBy: o.CreatedBy, CreatedAt: o.CreatedAt, ChangedAt: o.ChangedAt,
+		CertificateDays: o.CertificateDays, Organization: o.Organization, Region: o.Region, CreatedBy: o.CreatedBy, CreatedAt: o.CreatedAt, ChangedAt: o.ChangedAt,
 		Body: []byte{}, Approvals: []adminapi.Approval{},
 	}
 	if len(o.Envelope) == 0 {
@@ -78,7 +78,7 @@ func (b *backend) CreateOrder(ctx context.Context, by access.Actor, r adminapi.O
 	o, err := b.prov.CreateOrder(ctx, by, provisioner.Body{
 		ID: r.Id, Product: r.Product, Quantity: r.Quantity, Serials: provisioner.SerialRule{Prefix: r.Serials.Prefix, First: r.Serials.First, Last: r.Serials.Last, Width: r.Serials.Width, Pattern: r.Serials.Pattern, List: r.Serials.List, HardwareType: r.Serials.HardwareType, Hardware: r.Serials.Hardware},
 		Stations: r.Stations, NotBefore: unixSeconds(r.NotBefore), NotAfter: unixSeconds(r.NotAfter), KeyOrigin: profile.Origin(r.KeyOrigin), CNIsUnit: r.CnIsUnit,
-		CertificateDays: r.CertificateDays, AllowUnproven: r.AllowUnproven, Organization: r.Organization,
+		CertificateDays: r.CertificateDays, AllowUnproven: r.AllowUnproven, Organization: r.Organization, Region: r.Region,
 	})
 	return b.wholeOrder(ctx, o, err)
 }

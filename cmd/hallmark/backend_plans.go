@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 
 	"hallmark/access"
 	"hallmark/api/adminapi"
@@ -12,18 +13,23 @@ import (
 )
 
 // planAPI answers for documents; package declare makes the plans of them.
-type planAPI struct{ planner *declare.Planner }
+type planAPI struct {
+	planner *declare.Planner
+	follow  func(ctx context.Context) error // of changed authorities; nil in tests
+	log     *slog.Logger
+}
 
 var _ web.Plans = planAPI{}
 
 func (b *backend) plans() web.Plans {
 	// Without a log of its own: a plan tries what it shows.
 	quiet := registrationAPI{backend: b, byoc: bootstrap.NewBYOC(bootstrap.BYOCConfig{CA: b.ca, Registry: b.reg, Now: b.now})}
-	return planAPI{declare.New(declare.Config{
+	b.declared = declare.New(declare.Config{
 		Kinds: []declare.Kind{hookKind{b}, templateKind{b}, fleetTemplateKind{b}, policyKind{policyAPI{b}}, thingTypeKind{b},
-			groupDocKind{b, registry.ThingGroup}, groupDocKind{b, registry.BillingGroup}, registeredCAKind{quiet}, registrationKind{quiet}, orderKind{b}},
+			groupDocKind{b, registry.ThingGroup}, groupDocKind{b, registry.BillingGroup}, registeredCAKind{quiet}, registrationKind{quiet}, orderKind{b}, servingKind{b}, endKind{b}, crossKind{b}, campaignKind{b}, firmwareKind{b}, rootRolloverKind{b}, ownershipKind{b}, budgetKind{quiet}},
 		Atomic: b.db.Atomic, Requests: b.db, Gone: b.gone, Log: b.log, Now: b.now,
-	})}
+	})
+	return planAPI{follow: b.follow, log: b.log, planner: b.declared}
 }
 
 // gone tells whether a principal's access was ended. Names are never removed; who
@@ -61,6 +67,7 @@ func (a planAPI) MakePlan(ctx context.Context, by access.Actor, r adminapi.PlanR
 // ApplyPlan implements [web.Plans].
 func (a planAPI) ApplyPlan(ctx context.Context, by access.Actor, r adminapi.PlanApplyRequest) (adminapi.Plan, error) {
 	p, err := a.planner.Apply(ctx, by, declaredFiles(r.Files), r.Plan)
+	a.settled(ctx)
 	return planView(&p), err
 }
 

@@ -210,6 +210,13 @@ func (b registrationAPI) RegisteredCA(ctx context.Context, s access.Scope, id st
 
 // RegisterCA implements [web.Registration].
 func (b registrationAPI) RegisterCA(ctx context.Context, by access.Actor, r adminapi.RegisteredCARequest) (v adminapi.RegisteredCA, err error) {
+	if err := b.secondForCA(ctx, by, r); err != nil {
+		return v, err
+	}
+	return b.registerCA(ctx, by, r)
+}
+
+func (b registrationAPI) registerCA(ctx context.Context, by access.Actor, r adminapi.RegisteredCARequest) (v adminapi.RegisteredCA, err error) {
 	g := registry.CARegistration{Mode: registry.CAMode(r.Mode), Active: r.Active, AutoRegistration: r.AutoRegistration}
 	if r.Authority != "" {
 		a, err := b.ours(by.Scope(), r.Authority)
@@ -271,6 +278,9 @@ func (b registrationAPI) attach(ctx context.Context, by access.Actor, c *registr
 
 // UpdateRegisteredCA implements [web.Registration].
 func (b registrationAPI) UpdateRegisteredCA(ctx context.Context, by access.Actor, id string, r adminapi.RegisteredCAChange) (adminapi.RegisteredCA, error) {
+	if err := b.secondForCAChange(ctx, by, id, r); err != nil {
+		return adminapi.RegisteredCA{}, err
+	}
 	ch := registry.CAChange{AutoRegistration: r.AutoRegistration}
 	if r.Status != nil {
 		s := registry.CAStatus(*r.Status)

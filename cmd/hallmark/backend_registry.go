@@ -127,6 +127,9 @@ const hookKeySize = 32
 // rotated, gets a secret that this answer alone shows; the one before it stays
 // good until the next rotation.
 func (b *backend) PutHook(ctx context.Context, by access.Actor, name string, r adminapi.HookRequest) (adminapi.Hook, error) {
+	if err := b.secondForHook(ctx, by, name, r); err != nil {
+		return adminapi.Hook{}, err
+	}
 	h := provisioner.HookDocument{Tenant: by.Tenant, Name: name, URL: r.Url, Roots: []byte(r.Roots)}
 	for _, text := range r.Allow {
 		p, err := prefix(text)

@@ -20,7 +20,7 @@ var _ web.Revocations = revocationAPI{}
 
 func revocationPlanView(p *crl.BlastPlan) adminapi.RevocationPlan {
 	q, n := &p.Query, &p.Counts
-	revoke, release := p.Hash(crl.StageRevoke), p.Hash(crl.StageRelease)
+	rotate, revoke, release := p.Hash(crl.StageRotate), p.Hash(crl.StageRevoke), p.Hash(crl.StageRelease)
 	v := adminapi.RevocationPlan{
 		Id: p.ID, State: string(p.State), Stage: string(p.Progress.Stage), Station: q.Station, Order: q.Order, Operator: q.Operator, Authority: q.Authority, Tool: q.Tool, Key: q.Key, From: q.From, To: q.To,
 		Reason: p.Reason.String(), Note: p.Note, Reenrol: p.Reenrol, PerSecond: p.PerSecond, CreatedBy: p.CreatedBy, CreatedAt: p.CreatedAt, ChangedAt: p.Progress.ChangedAt, Members: p.Members,
@@ -29,13 +29,16 @@ func revocationPlanView(p *crl.BlastPlan) adminapi.RevocationPlan {
 			Live: n.Live, InStock: n.InStock, SpareSlot: n.SpareSlot},
 		Approvals: []adminapi.RevocationPlanApproval{}, Reports: []adminapi.RevocationPlanReport{},
 	}
+	if o := p.Rotate; o != nil {
+		v.Rotate, v.RotateTimeoutSeconds, v.RotateSoakSeconds, v.RotateHash = true, o.Timeout, o.Soak, hex.EncodeToString(rotate[:])
+	}
 	for stage, a := range p.Progress.Approvals {
 		v.Approvals = append(v.Approvals, adminapi.RevocationPlanApproval{Stage: string(stage), By: a.By, At: a.At})
 	}
 	slices.SortFunc(v.Approvals, func(a, b adminapi.RevocationPlanApproval) int { return strings.Compare(a.Stage, b.Stage) })
 	for _, r := range p.Progress.Reports {
 		v.Reports = append(v.Reports, adminapi.RevocationPlanReport{Stage: string(r.Stage), StartedBy: r.StartedBy, StartedAt: r.StartedAt, EndedAt: r.EndedAt, Done: r.Done, Changed: r.Changed, Already: r.Already,
-			Late: r.Late, Blocked: r.Blocked, Failed: r.Failed})
+			Late: r.Late, Blocked: r.Blocked, Failed: r.Failed, Waiting: r.Waiting, Rotated: r.Rotated, Held: r.Held})
 	}
 	return v
 }
@@ -91,12 +94,16 @@ func (a revocationAPI) MakeRevocationPlan(ctx context.Context, by access.Actor, 
 	if err != nil {
 		return adminapi.RevocationPlan{}, err
 	}
+	var rotate *crl.BlastRotation
+	if r.Rotate {
+		rotate = &crl.BlastRotation{Timeout: r.RotateTimeoutSeconds, Soak: r.RotateSoakSeconds}
+	}
 	v, err := viewed(a.blast.Plan(ctx, by, crl.BlastRequest{
 		Query:  crl.BlastQuery{Station: r.Station, Order: r.Order, Operator: r.Operator, Authority: r.Authority, Tool: r.Tool, Key: r.Key, From: r.From, To: r.To},
-		Reason: reason, Note: r.Note, Reenrol: r.Reenrol, PerSecond: r.PerSecond,
+		Reason: reason, Note: r.Note, Reenrol: r.Reenrol, PerSecond: r.PerSecond, Rotate: rotate,
 	}, r.DryRun))
 	if r.DryRun {
-		v.Id, v.RevokeHash, v.ReleaseHash = "", "", "" // there is nothing to approve
+		v.Id, v.RotateHash, v.RevokeHash, v.ReleaseHash = "", "", "", "" // there is nothing to approve
 	}
 	return v, err
 }

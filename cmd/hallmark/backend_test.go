@@ -53,7 +53,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := &Config{State: t.TempDir(), BaseURL: catest.BaseURL, Lists: ListsConfig{Shards: 2}, ApprovalsNeeded: 1,
+	cfg := &Config{OnePerson: true, State: t.TempDir(), BaseURL: catest.BaseURL, Lists: ListsConfig{Shards: 2}, ApprovalsNeeded: 1,
 		Approvers: []ApproverConfig{{Name: "Olga", Key: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))}}}
 	if change != nil {
 		change(cfg)

@@ -36,6 +36,7 @@ import (
 	"hallmark/internal/durable"
 	"hallmark/internal/seal"
 	"hallmark/store"
+	"hallmark/web"
 )
 
 // benchOCSP measures the status service over HTTP.
@@ -251,7 +252,8 @@ func (b *benchOCSP) wait(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{Handler: responder, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: web.PublicHandler(web.PublicConfig{OCSP: responder})}
+	web.Guard(srv)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
 	if err := os.WriteFile(b.path("ocsp.pid"), []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {

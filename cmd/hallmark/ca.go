@@ -26,7 +26,7 @@ at the root (ceremony sign), and the check and installation here (ca install).`,
   hallmark ca csr --name device-1 --duty device --cn "Example Device CA 1" --key 'pkcs11:token=line;object=device-1?module-path=…&pin-source=file:…'
   hallmark ca install device-1 --root root-1 --certificate device-1.pem`,
 	}
-	cmd.AddCommand(newCAListCmd(g), newCARootCmd(g), newCACSRCmd(g), newCAInstallCmd(g), newCACRLCmd(g))
+	cmd.AddCommand(newCAListCmd(g), newCARootCmd(g), newCACSRCmd(g), newCAInstallCmd(g), newCACRLCmd(g), newCAImportCmd(g), newCAServeCmd(g), newCARolloverCmd(g), newCARetireCmd(g), newCARevokeCmd(g), newCACrossCmd(g))
 	return cmd
 }
 
@@ -48,7 +48,11 @@ func newCAListCmd(g *globals) *cobra.Command {
 			return g.print(a.JSON200.Items, func(w io.Writer) {
 				rows := [][]string{}
 				for _, a := range a.JSON200.Items {
-					rows = append(rows, []string{a.Name, a.Duty, a.State, dash(a.Issuer), day(a.NotAfter), dash(a.KeyUri)})
+					key := dash(a.KeyUri)
+					if a.Exposed {
+						key += " (exposed)"
+					}
+					rows = append(rows, []string{a.Name, a.Duty, a.State, dash(a.Issuer), day(a.NotAfter), key})
 				}
 				table(w, []string{"NAME", "DUTY", "STATE", "SIGNED BY", "UNTIL", "KEY"}, rows, "No authority yet. Start with hallmark ceremony root, then hallmark ca root.")
 			})
@@ -143,6 +147,9 @@ func newCACSRCmd(g *globals) *cobra.Command {
 	f.StringVar(&r.Algorithm, "algorithm", "", "P-256 (default), P-384, RSA-3072, …")
 	f.StringVar(&r.BaseUrl, "base-url", "", "start of the URLs in its certificates, frozen; default the configured one")
 	f.IntVar(&r.Shards, "shards", 0, "lists that its certificates are spread over; default the configured number")
+	f.StringArrayVar(&r.Permitted, "permit", nil, "name that its certificates must keep to: dns:example.com, ip:10.0.0.0/8, uri:example.com; repeatable")
+	f.StringArrayVar(&r.Excluded, "exclude", nil, "name that no certificate of it may have; repeatable")
+	f.StringArrayVar(&r.Purposes, "purpose", nil, "purpose of everything below it: client-auth, server-auth, ocsp-signing; repeatable")
 	f.StringVar(&until, "issue-until", "", "date after which it only signs lists")
 	f.StringVar(&out, "out", "", "file for the CSR; default NAME.csr")
 	for _, n := range []string{"name", "duty", "cn", "key"} {

@@ -133,6 +133,7 @@ func newCeremonySignCmd(g *globals) *cobra.Command {
 	var f ceremonyFlags
 	var r ceremony.SignRequest
 	var root, request, duty string
+	var narrow profile.Constraints
 	c := &cobra.Command{
 		Use: "sign", Short: "Sign the certificate of an issuing authority", Args: cobra.NoArgs,
 		Long: `Extensions come from the profile of the duty. Of the CSR only the key is used; name,
@@ -150,6 +151,9 @@ duty and subject come from the flags, or from the transcript that "hallmark ca c
 				return err
 			}
 			r.KeyURI, r.Subject, r.Duty = f.key, f.subject(), profile.Duty(duty)
+			if !narrow.Empty() {
+				r.Constraints = &narrow
+			}
 			return f.run(cmd.Context(), g, "", func(s *ceremony.Ceremony) (*ceremony.Plan, error) { return s.PlanIntermediate(cmd.Context(), r) })
 		},
 	}
@@ -161,8 +165,16 @@ duty and subject come from the flags, or from the transcript that "hallmark ca c
 	c.Flags().StringVar(&duty, "duty", "", "device or infrastructure; default: that of the CSR's transcript")
 	c.Flags().StringVar(&r.RootName, "root-name", "", "name of the root in URLs; default: that of the previous transcript")
 	c.Flags().StringVar(&r.BaseURL, "base-url", "", "start of the URLs; default: that of the previous transcript")
+	bindConstraints(c, &narrow)
 	ceremonyRequired(c, "root", "csr")
 	return c
+}
+
+// bindConstraints adds the flags that narrow an authority.
+func bindConstraints(c *cobra.Command, n *profile.Constraints) {
+	c.Flags().StringArrayVar(&n.Permitted, "permit", nil, "name that certificates below must keep to: dns:example.com, ip:10.0.0.0/8, uri:example.com, directory:C=DE,O=Example; repeatable")
+	c.Flags().StringArrayVar(&n.Excluded, "exclude", nil, "name that no certificate below may have; repeatable")
+	c.Flags().StringArrayVar(&n.Purposes, "purpose", nil, "purpose of everything below: client-auth, server-auth, ocsp-signing; repeatable")
 }
 
 func newCeremonyListCmd(g *globals) *cobra.Command {

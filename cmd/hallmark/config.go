@@ -24,6 +24,7 @@ import (
 
 	"hallmark/ca"
 	"hallmark/ca/profile"
+	"hallmark/hsm"
 	"hallmark/internal/der"
 	"hallmark/internal/fault"
 	"hallmark/internal/strictjson"
@@ -76,9 +77,17 @@ type Config struct {
 	Fabric FabricConfig `yaml:"fabric"`
 	// Log configures the transparency log.
 	Log LogConfig `yaml:"log"`
+	// Backup says where backups are kept, and for whom they are encrypted.
+	Backup BackupConfig `yaml:"backup"`
 	// HookRoots names a PEM file with the roots that hooks' servers are verified
 	// with; empty means the system's.
 	HookRoots string `yaml:"hook_roots"`
+	// OnePerson lets one person set hooks, register others' CAs and raise budgets by
+	// the single commands, where it takes a second one otherwise (S36). Production mode
+	// refuses it.
+	OnePerson bool `yaml:"one_person"`
+	// BreakGlass is for when nobody can sign in.
+	BreakGlass BreakGlassConfig `yaml:"break_glass"`
 	// NTP names time servers, HOST or HOST:PORT, as a second opinion about the clock
 	// (S38); production mode needs one.
 	NTP []string `yaml:"ntp"`
@@ -118,8 +127,17 @@ type TokensConfig struct {
 	// Environment names the variables that the libraries' processes get besides
 	// those that every one does.
 	Environment []string `yaml:"environment"`
+	// ExposedKeys are keys of imported authorities, as hallmark ca list shows them,
+	// that production mode takes although copies of them may exist.
+	ExposedKeys []string `yaml:"exposed_keys"`
 	// Groups are the keys that more than one token holds.
 	Groups []TokenGroup `yaml:"groups"`
+}
+
+// exposedAllowed tells whether the configuration names a key that could be copied.
+func (c *Config) exposedAllowed(uri string) bool {
+	u, err := hsm.ParseURI(uri)
+	return err == nil && slices.Contains(c.Tokens.ExposedKeys, u.Key())
 }
 
 // ListsConfig configures CRLs.
@@ -151,6 +169,14 @@ type FleetConfig struct {
 	AnyClient []string `yaml:"any_client"`
 	// DarkLane lets devices come back whose operational certificate has expired.
 	DarkLane DarkLaneConfig `yaml:"dark_lane"`
+	// Campaigns is the rules of changes that many devices get.
+	Campaigns CampaignsConfig `yaml:"campaigns"`
+	// Rotation is what is done about certificates of devices that end soon.
+	Rotation RotationConfig `yaml:"rotation"`
+	// Firmware is whose firmware devices get.
+	Firmware FirmwareConfig `yaml:"firmware"`
+	// Ownership is the rules of giving devices away.
+	Ownership OwnershipConfig `yaml:"ownership"`
 }
 
 // DarkLaneConfig bounds the dark-device lane; without a policy there is none.
@@ -216,6 +242,11 @@ type PrivacyConfig struct {
 // LogConfig configures the transparency log.
 type LogConfig struct {
 	Origin string `yaml:"origin"` // its name in checkpoints; default from base_url
+	// Key is the URI of the Ed25519 key in a token that signs checkpoints (S34);
+	// empty means a file, sealed under the master key, which production mode takes
+	// only with SoftwareKey, that says why there is no token for it.
+	Key         string `yaml:"key"`
+	SoftwareKey string `yaml:"software_key"`
 	// Publish is a directory to which the log is written as static files, for a
 	// web server or CDN; empty leaves it out.
 	Publish string `yaml:"publish"`
@@ -285,7 +316,7 @@ func parseConfig(b []byte, dir string) (*Config, error) {
 
 // nearest suggests the key that was probably meant.
 func nearest(key, typeName string) string {
-	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, TokenGroup{}, ListsConfig{}, DestinationConfig{}, ImportConfig{}, FleetConfig{}, DarkLaneConfig{}, EnrolmentConfig{}, ESTConfig{}, CMPConfig{}, MQTTConfig{}, PrivacyConfig{}, FabricConfig{}, FabricTLS{}, LogConfig{}, WitnessConfig{}} {
+	for _, v := range []any{Config{}, Listen{}, ApproverConfig{}, TokensConfig{}, TokenGroup{}, ListsConfig{}, DestinationConfig{}, ImportConfig{}, FleetConfig{}, DarkLaneConfig{}, EnrolmentConfig{}, ESTConfig{}, CMPConfig{}, SCEPConfig{}, MQTTConfig{}, PrivacyConfig{}, FabricConfig{}, FabricTLS{}, LogConfig{}, WitnessConfig{}, BreakGlassConfig{}, BackupConfig{}} {
 		if t := reflect.TypeOf(v); t.Name() == typeName {
 			var names []string
 			for i := range t.NumField() {
@@ -363,10 +394,19 @@ func (c *Config) complete() error {
 	if _, err := c.groups(); err != nil {
 		return err
 	}
-	if err := c.Enrolment.complete(); err != nil {
+	if err := c.Enrolment.complete(c.dir, c.ServerNames); err != nil {
 		return err
 	}
 	if _, err := c.MQTT.limits(); err != nil {
+		return err
+	}
+	if err := c.Fleet.Campaigns.complete(); err != nil {
+		return err
+	}
+	if err := c.Fleet.Rotation.complete(); err != nil {
+		return err
+	}
+	if err := c.Fleet.Ownership.complete(); err != nil {
 		return err
 	}
 	if err := c.Fleet.DarkLane.complete(); err != nil {
@@ -407,6 +447,9 @@ func (c *Config) complete() error {
 		return errConfig.New("log.origin: %q has a space or a plus sign.", c.Log.Origin)
 	}
 	if err := c.Log.complete(c.dir); err != nil {
+		return err
+	}
+	if err := c.Backup.complete(c.dir); err != nil {
 		return err
 	}
 	for i, a := range c.NTP {

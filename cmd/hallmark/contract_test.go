@@ -198,17 +198,22 @@ var broken struct {
 }
 
 // watchContract sets the watch of this process; called before any service starts.
+// The document is read when the first door opens: most processes that tests start
+// open none, and reading it with the race detector takes a second.
 func watchContract() {
-	c, err := newContractWatch(func(what string) {
-		fmt.Fprintln(os.Stderr, brokenMark+what)
-		broken.Lock()
-		defer broken.Unlock()
-		broken.list = append(broken.list, what)
+	read := sync.OnceValue(func() *contractWatch {
+		c, err := newContractWatch(func(what string) {
+			fmt.Fprintln(os.Stderr, brokenMark+what)
+			broken.Lock()
+			defer broken.Unlock()
+			broken.list = append(broken.list, what)
+		})
+		if err != nil {
+			panic(err)
+		}
+		return c
 	})
-	if err != nil {
-		panic(err)
-	}
-	watch = c.wrap
+	watch = func(door string, h http.Handler) http.Handler { return read().wrap(door, h) }
 }
 
 // keepsContract fails a test during which a service left the contract.

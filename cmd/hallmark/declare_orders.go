@@ -150,7 +150,7 @@ func (k registeredCAKind) Put(ctx context.Context, by access.Actor, name string,
 		if w.Certificate == "" {
 			r.Authority = name
 		}
-		_, err = k.RegisterCA(ctx, by, r)
+		_, err = k.registerCA(ctx, by, r)
 		return out, err
 	}
 	had, ok, err := k.find(ctx, by.Scope(), name)
@@ -178,6 +178,7 @@ type orderSpec struct {
 	CertificateDays int                    `json:"certificateDays,omitempty"`
 	AllowUnproven   bool                   `json:"allowUnproven,omitempty"`
 	Organization    string                 `json:"organization,omitempty"`
+	Region          string                 `json:"region,omitempty"`
 }
 
 type orderKind struct{ *backend }
@@ -220,7 +221,7 @@ func (k orderKind) Read(ctx context.Context, s access.Scope, name string) (decla
 		return nil, err
 	}
 	return orderSpec{Product: o.Product, Quantity: o.Quantity, Serials: o.Serials, Stations: o.Stations, NotBefore: orderTime(o.NotBefore), NotAfter: orderTime(o.NotAfter),
-		KeyOrigin: string(o.KeyOrigin), CNIsUnit: o.CNIsUnit, CertificateDays: o.CertificateDays, AllowUnproven: o.AllowUnproven, Organization: o.Organization}, nil
+		KeyOrigin: string(o.KeyOrigin), CNIsUnit: o.CNIsUnit, CertificateDays: o.CertificateDays, AllowUnproven: o.AllowUnproven, Organization: o.Organization, Region: o.Region}, nil
 }
 
 // List leaves out closed orders: elsewhere they would be drafts again.
@@ -269,6 +270,6 @@ func (k orderKind) Put(ctx context.Context, by access.Actor, name string, _, wan
 	from, _ := parseWhen(o.NotBefore) // Decode wrote them
 	to, _ := parseWhen(o.NotAfter)
 	_, err = k.prov.CreateOrder(ctx, by, provisioner.Body{ID: name, Product: o.Product, Quantity: o.Quantity, Serials: o.Serials, Stations: o.Stations, NotBefore: unixSeconds(from), NotAfter: unixSeconds(to),
-		KeyOrigin: profile.Origin(o.KeyOrigin), CNIsUnit: o.CNIsUnit, CertificateDays: o.CertificateDays, AllowUnproven: o.AllowUnproven, Organization: o.Organization})
+		KeyOrigin: profile.Origin(o.KeyOrigin), CNIsUnit: o.CNIsUnit, CertificateDays: o.CertificateDays, AllowUnproven: o.AllowUnproven, Organization: o.Organization, Region: o.Region})
 	return out, err
 }

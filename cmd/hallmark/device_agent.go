@@ -27,7 +27,7 @@ idevid.pem and idevid.key from the factory; the agent adds ldevid.pem, ldevid.ke
 registration.json and trust.pem. Stopped at any point, it goes on where it was.`,
 		Example: "  hallmark device-agent firstboot devices/SN-0001 --url https://localhost:9443 --ca-file root.pem",
 	}
-	c.AddCommand(newDeviceFirstBootCmd(g))
+	c.AddCommand(newDeviceFirstBootCmd(g), newDeviceResetCmd(g))
 	return c
 }
 
@@ -75,6 +75,31 @@ func newDeviceFirstBootCmd(g *globals) *cobra.Command {
 	f.BoolVar(&cfg.Renew, "renew", false, "make a new key and certificate although there is one that works")
 	f.DurationVar(&cfg.Timeout, "timeout", 0, "of one exchange with the service; 0 is 30s")
 	c.MarkFlagRequired("url")
+	return c
+}
+
+func newDeviceResetCmd(g *globals) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use: "reset DIRECTORY", Short: "Forget everything but what the factory made", Args: cobra.ExactArgs(1),
+		Long: `The device's side of a factory reset, or of a sale: operational keys and certificates,
+settings and jobs under way are removed. The birth certificate, the firmware and the
+roots that the device trusts stay. Its next start is a first boot. On the service's side:
+hallmark owner reset, or hallmark owner release.`,
+		Example: "  hallmark device-agent reset devices/SN-0001 --yes",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if !yes {
+				return errUsage{fmt.Errorf("give --yes: the device's operational keys are gone afterwards")}
+			}
+			if err := device.Reset(args[0]); err != nil {
+				return err
+			}
+			return g.print(map[string]any{"reset": true}, func(w io.Writer) {
+				fmt.Fprintln(w, "The device is as the factory made it. Next: hallmark device-agent firstboot.")
+			})
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "do it")
 	return c
 }
 

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 
 	"hallmark/device"
 	"hallmark/device/mqtt"
+	"hallmark/fleet/ota/manifest"
 	"hallmark/hsm"
 )
 
@@ -80,6 +83,10 @@ type deviceRun struct {
 	protocol   string
 	module     string
 	duration   time.Duration
+	trust      string // of firmware
+	signers    int
+	firmware   device.Firmware
+	check      string // of an image on trial
 }
 
 func newDeviceRunCmd(g *globals) *cobra.Command {
@@ -93,6 +100,11 @@ what its shadow asks for into state.json and reports it, and does jobs:
   {"operation": "echo", "message": "hello"}
   {"operation": "reboot-simulated"}
   {"operation": "command", "command": ["/usr/bin/touch", "/run/marker"]}
+  {"operation": "rotate-certificate", "version": 1, "campaign": "spring"}
+
+The last one changes the key: the new certificate is proven by a connection before
+the old one is left, and where it is refused the old one stays. The agent does the
+same by itself when the certificate is due, unless --no-renewal is given.
 
 A command must stand in the allow list word for word; anything else is rejected.
   {"commands": [{"command": ["/usr/bin/touch", "/run/marker"], "seconds": 10, "restartable": true}]}
@@ -119,8 +131,50 @@ SIGINT or SIGTERM: a job gets --grace to end first, and is resumed by the next r
 	f.DurationVar(&r.cfg.Grace, "grace", 10*time.Second, "that a job gets when the agent stops")
 	f.DurationVar(&r.cfg.Backoff.Max, "max-backoff", 2*time.Minute, "longest wait between two connections")
 	f.IntVar(&r.cfg.Tries, "tries", 0, "failures in a row after which it gives up; 0 is never")
+	f.StringVar(&r.cfg.Renewal, "renew-over", "", "ask for a new certificate over mqtt (then https), https or est; default mqtt")
+	f.BoolVar(&r.cfg.NoRenewal, "no-renewal", false, "change keys only when a job asks for it, never by itself")
+	f.StringVar(&r.trust, "firmware-trust", "", "PEM file with the keys or roots whose firmware it takes, into simulated slots; without it, none")
+	f.IntVar(&r.signers, "firmware-signatures", 1, "how many of them must have signed")
+	f.StringVar(&r.firmware.Class, "firmware-class", "", "its product class")
+	f.StringVar(&r.firmware.Hardware, "firmware-hardware", "", "its hardware")
+	f.StringVar((*string)(&r.firmware.Version), "firmware-version", "1", "version that the factory installed")
+	f.StringVar(&r.check, "firmware-check", "", "program that says by its exit code whether an image on trial is well; it gets the version and the file")
 	f.DurationVar(&r.duration, "duration", 0, "stop after this time; 0 is never")
 	return c
+}
+
+// takeFirmware lets jobs change the firmware.
+func (r *deviceRun) takeFirmware() error {
+	text, err := os.ReadFile(r.trust)
+	if err != nil {
+		return manifest.ErrTrust.Wrap(err, "")
+	}
+	f := r.firmware
+	if f.Trust, err = manifest.ParseTrust(text, r.signers); err != nil {
+		return err
+	}
+	if _, err := manifest.ParseVersion(string(f.Version)); err != nil {
+		return err
+	}
+	if f.Class == "" || f.Hardware == "" {
+		return errUsage{errors.New("--firmware-class and --firmware-hardware are needed with --firmware-trust")}
+	}
+	if r.check != "" {
+		f.Health = func(ctx context.Context, v manifest.Version, image string) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, r.check, string(v), image).CombinedOutput()
+			if err != nil && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %.200s", err, strings.TrimSpace(string(out)))
+			}
+			return nil
+		}
+	}
+	r.cfg.Firmware = &f
+	return nil
 }
 
 func (r *deviceRun) run(ctx context.Context, g *globals, dir string) (err error) {
@@ -137,6 +191,13 @@ func (r *deviceRun) run(ctx context.Context, g *globals, dir string) (err error)
 		}
 		cfg.Parameters[name] = value
 	}
+	switch cfg.Renewal {
+	case "mqtt":
+		cfg.Renewal = ""
+	case "", "https", "est":
+	default:
+		return errUsage{fmt.Errorf("--renew-over %q is not mqtt, https or est", cfg.Renewal)}
+	}
 	if cfg.Version, err = mqttVersion(r.protocol); err != nil {
 		return err
 	}
@@ -150,6 +211,11 @@ func (r *deviceRun) run(ctx context.Context, g *globals, dir string) (err error)
 	cfg.Endpoint = endpointOf(cfg.Endpoint)
 	if r.allow != "" {
 		if cfg.Allow, err = device.LoadAllowList(r.allow); err != nil {
+			return err
+		}
+	}
+	if r.trust != "" {
+		if err := r.takeFirmware(); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,8 @@ import (
 
 var errSimulateNotConnected = fault.Define(fault.Unavailable, "simulate-not-connected", "Not all simulated devices ended connected.", "Look at the errors by code in the result.")
 
+var errSimulateAgents = fault.Define(fault.Conflict, "simulate-agents", "Simulated devices were without a certificate that works, or lost messages.", "Look at the agents in the result: it names the first of them.")
+
 // deviceSimulate is the flags of the simulator.
 type deviceSimulate struct {
 	cfg      simulate.Config
@@ -35,6 +37,10 @@ type deviceSimulate struct {
 	qos      int
 	stages   []int
 	idle     bool
+	agents   bool
+	faults   string
+	share    float64
+	probe    float64
 }
 
 func newDeviceSimulateCmd(g *globals) *cobra.Command {
@@ -49,10 +55,17 @@ Devices come from a directory that has one below it for each (after their first
 boots; with --url, those that never booted do so first), or from one PEM file with
 a certificate, its chain and a key for each.
 
-It exits with 1 if not all devices were connected at the end.`,
+With --agents each device is the reference agent with its own directory: it obeys
+jobs, and so changes its keys when a campaign asks, and keeps what it publishes until
+that is acknowledged. --faults spoils some of them at a step of that (power, disk,
+clock, network), and --probe tries all the time what the devices hold.
+
+It exits with 1 if not all devices were connected at the end, if a probe was refused,
+or if a message of an agent was never acknowledged.`,
 		Example: `  hallmark device simulate --dir demo -n 10 --rate 1 --duration 10s
   hallmark device simulate --bundle devices.pem --chain inter.crt --ca-file root.crt --endpoint localhost:8883 -n 5000 --rate 0.2 --qos 1 --duration 1m --json
-  hallmark device simulate --dir demo -n 1000 --idle --reconnect-all --duration 30s`,
+  hallmark device simulate --dir demo -n 1000 --idle --reconnect-all --duration 30s
+  hallmark device simulate --dir demo -n 500 --agents --url https://localhost:9443 --probe 50 --faults all --fault-share 0.2`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context(), g) },
 	}
 	f := c.Flags()
@@ -77,6 +90,10 @@ It exits with 1 if not all devices were connected at the end.`,
 	f.DurationVar(&r.cfg.KeepAlive, "keep-alive", 5*time.Minute, "MQTT keep-alive")
 	f.DurationVar(&r.cfg.Duration, "duration", 0, "of the run after the last stage; 0 is until it is interrupted")
 	f.BoolVar(&r.cfg.Reconnect, "reconnect-all", false, "after the run, drop all connections and connect again at once")
+	f.BoolVar(&r.agents, "agents", false, "devices are reference agents that obey jobs; they need directories")
+	f.StringVar(&r.faults, "faults", "", "with --agents: power-cut, disk-full, clock-ahead, clock-behind, network-cut, separated by commas, or all")
+	f.Float64Var(&r.share, "fault-share", 0.1, "part of the devices that gets one of the faults, at a random step of a change of keys")
+	f.Float64Var(&r.probe, "probe", 0, "with --agents and --url: times a second that a device's certificate is tried")
 	f.DurationVar(&r.cfg.Backoff.Max, "max-backoff", 30*time.Second, "longest wait of a device between two connects")
 	return c
 }
@@ -105,6 +122,19 @@ func (r *deviceSimulate) run(ctx context.Context, g *globals) (err error) {
 	if r.idle {
 		cfg.Rate, cfg.Shadow = 0, 0
 	}
+	if r.agents {
+		a := &simulate.Agents{Server: r.url, Probe: r.probe}
+		if r.faults != "" {
+			kinds, err := simulate.ParseFaults(r.faults)
+			if err != nil {
+				return err
+			}
+			a.Fault = simulate.RandomFaults(kinds, r.share)
+		}
+		cfg.Agents = a
+	} else if r.faults != "" || r.probe != 0 {
+		return errUsage{fmt.Errorf("--faults and --probe need --agents")}
+	}
 	if r.devices == "" && r.bundle == "" && g.Dir != "" {
 		r.devices = filepath.Join(g.Dir, "devices")
 	}
@@ -131,6 +161,9 @@ func (r *deviceSimulate) run(ctx context.Context, g *globals) (err error) {
 	}
 	if err := g.print(out, func(w io.Writer) { printSimulation(w, out) }); err != nil {
 		return err
+	}
+	if a := out.Agents; a != nil && a.Locked+a.Unsent > 0 {
+		return errSimulateAgents.New("%d probes were refused, and %d messages never acknowledged.", a.Locked, a.Unsent)
 	}
 	if !out.OK {
 		return errSimulateNotConnected.New("%d of %d.", out.Connected, out.Devices)
@@ -275,6 +308,13 @@ func printSimulation(w io.Writer, r simulate.Result) {
 	fmt.Fprintf(w, "  publishes  %d (%.0f a second in the run), %d skipped; ack p50 %.1f ms, p99 %.1f ms\n", r.Publishes, r.PerSec, r.Skipped, r.Ack.P50, r.Ack.P99)
 	if r.Shadows > 0 {
 		fmt.Fprintf(w, "  shadows    %d updates\n", r.Shadows)
+	}
+	if a := r.Agents; a != nil {
+		fmt.Fprintf(w, "  jobs       %s\n  agents     %d fallbacks, %d registrations; faults %s; %d messages without acknowledgement\n", errorsLine(a.Jobs), a.Fallbacks, a.Registers, errorsLine(a.Faults), a.Unsent)
+		fmt.Fprintf(w, "  probe      %d, %d refused, %d unanswered\n", a.Probes, a.Locked, a.Missed)
+		for _, line := range a.Refused {
+			fmt.Fprintf(w, "             refused: %s\n", visible(line))
+		}
 	}
 	fmt.Fprintf(w, "  memory     %.0f KB a device in this process\n  errors     %s\n", r.KBDevice, errorsLine(r.Errors))
 }

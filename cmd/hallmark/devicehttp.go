@@ -63,7 +63,7 @@ func (s *Server) httpsTLS() *tls.Config {
 // connection lasts, and beside it the requests, inside the edge.
 func (s *Server) deviceDoor(edge web.Edge) http.Handler {
 	edge.LooseBelow = topicsPath
-	requests, sockets := edge.Wrap(s.device()), s.fleet.broker.WebSocket()
+	requests, sockets := edge.Wrap(s.seen(s.device())), s.fleet.broker.WebSocket()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/mqtt" && r.Method == http.MethodGet {
 			sockets.ServeHTTP(w, r)
@@ -79,6 +79,7 @@ func (s *Server) device() http.Handler {
 	mux := s.boot.Handler(web.Fail)
 	mux.Handle("/provisioning/v1/", s.fleet.claims.Handler(s.fleet.door, web.Fail))
 	s.mountEST(mux, est.Certificates)
+	s.mountFirmware(mux)
 	d := &deviceHTTP{fleet: s.fleet, pace: s.fleet.broker.NewPacer()}
 	d.mount(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })

@@ -14,6 +14,7 @@ import (
 	"hallmark/access"
 	"hallmark/bootstrap/est"
 	"hallmark/ca"
+	"hallmark/internal/fault"
 	"hallmark/internal/lane"
 	"hallmark/provisioner"
 	"hallmark/station/uplink/server"
@@ -164,19 +165,27 @@ func (s *Server) factory(srv *server.Server) http.Handler {
 func (s *Server) enrol(srv *server.Server) http.Handler {
 	mux := http.NewServeMux()
 	limit := newAttempts(10, time.Minute, s.now)
+	strangers := access.NewStrangers(s.db, s.log, s.now)
 	mux.HandleFunc("POST /enrol/v1/station", func(w http.ResponseWriter, r *http.Request) {
 		from := web.RemoteAddr(r).String()
 		if wait := limit.blocked(from); wait > 0 {
 			web.Fail(w, r, errAttempts.New("").After(wait))
 			return
 		}
-		err := srv.Enrol(w, r)
+		// The trail says who redeemed a code (A75), in the transaction that redeems it.
+		ctx, trail := access.WithRecord(r.Context(), access.TrailEntry{Tenant: access.DefaultTenant, Actor: "unknown:", Action: access.RedeemStationCode, Request: web.RequestID(r.Context()), From: from, Outcome: access.TrailDone})
+		err := srv.Enrol(w, r.WithContext(ctx))
 		if err != nil {
 			limit.failed(from)
+			if e := trail.Entry(); !trail.Written() {
+				e.Code = fault.From(err).Code
+				strangers.Refused(r.Context(), e)
+			}
 			web.Fail(w, r, err)
 		}
 	})
 	s.mountEST(mux, est.Passwords)
+	s.mountACME(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })
 	return mux
 }

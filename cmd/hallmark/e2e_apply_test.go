@@ -38,6 +38,9 @@ func (s *site) person(name, input string, args ...string) (code int, out, errOut
 // what was shown and what is done. S36
 func TestApply_FilesBecomeTheServiceAndBack(t *testing.T) {
 	for _, engine := range []string{"SQLite", "PostgreSQL"} {
+		if engine == "SQLite" && !long() { // the store's own tests are on both
+			continue
+		}
 		t.Run(engine, func(t *testing.T) {
 			database := ""
 			if engine == "PostgreSQL" {

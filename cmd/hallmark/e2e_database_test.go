@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"database/sql"
 	"encoding/hex"
 	"fmt"
@@ -239,6 +240,9 @@ func rowNamed(found []string, table string, row []any) bool {
 				text = v
 			case []byte:
 				text = hex.EncodeToString(v)
+				if c, err := x509.ParseCertificate(v); err == nil { // is named by its serial number
+					text = hex.EncodeToString(c.SerialNumber.FillBytes(make([]byte, 20)))
+				}
 			case int64:
 				text = fmt.Sprint(v)
 			}

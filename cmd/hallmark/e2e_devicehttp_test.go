@@ -9,11 +9,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -307,6 +309,59 @@ func TestDeviceHTTP_ADeviceLivesOnHTTPS(t *testing.T) {
 			if m.Topic == "dt/C-1/ours" {
 				break
 			}
+		}
+	})
+
+	// Issue 6: a device without MQTT gets another certificate, and a request with it is
+	// the proof. The requests are curl's, the key and its CSR openssl's.
+	t.Run("A50 a rotation without MQTT", func(t *testing.T) {
+		made, err := w.token("platform").CreateCampaignWithResponse(ctx, adminapi.CampaignRequest{Id: "https", Kind: "rotate-certificate", Reason: "expiry", Targets: []string{"thing/C-2"}, SoakSeconds: 3600})
+		if err != nil || made.JSON201 == nil {
+			t.Fatalf("%v %s", err, made.Body)
+		}
+		w.allow("C-2", "rotates", `["iot:StartNextPendingJobExecution","iot:UpdateJobExecution"]`, `"*"`)
+		eventually(t, "the job is offered", func() bool {
+			c := w.curl("C-2", "PUT", "/things/C-2/jobs/$next")
+			return c.status == "200" && strings.Contains(c.body, "rotate-certificate")
+		})
+		dir, a := w.path("devices", "C-2"), w.pair("C-2")
+		out, err := tool(t, nil, "openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-keyout", filepath.Join(dir, "b.key"), "-outform", "DER", "-out", filepath.Join(dir, "b.csr"), "-subj", "/CN=C-2")
+		if err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		csr, err := os.ReadFile(filepath.Join(dir, "b.csr"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := w.curl("C-2", "POST", "/bootstrap/v1/register", "--raw", "--header", "Content-Type: application/json", "--data", `{"csr":"`+base64.StdEncoding.EncodeToString(csr)+`"}`)
+		der, err := base64.StdEncoding.DecodeString(c.text("certificate"))
+		if err != nil || c.status != "200" || c.text("status") != "PENDING_ACTIVATION" {
+			t.Fatalf("%s %s %v", c.status, c.body, err)
+		}
+		id := registry.CertificateID(der)
+		if c := w.curl("C-2", "POST", "/things/C-2/jobs/campaign-https", "--data", `{"status":"SUCCEEDED","statusDetails":{"certificateId":"`+id+`"}}`); c.status != "200" {
+			t.Fatalf("%s %s", c.status, c.body)
+		}
+		member := func() *adminapi.CampaignMember {
+			a, err := w.api("bob").ListCampaignMembersWithResponse(ctx, "https", nil)
+			if err != nil || a.JSON200 == nil || len(a.JSON200.Items) != 1 {
+				t.Fatalf("%v %s", err, a.Body)
+			}
+			return &a.JSON200.Items[0]
+		}
+		eventually(t, "it is judged", func() bool { return member().State == "proving" })
+		if err := os.WriteFile(filepath.Join(dir, "ldevid.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "b.key"), filepath.Join(dir, "ldevid.key")); err != nil {
+			t.Fatal(err)
+		}
+		if c := w.curl("C-2", "GET", "/bootstrap/v1/whoami"); c.status != "200" || c.text("status") != "ACTIVE" {
+			t.Fatalf("%s %s", c.status, c.body)
+		}
+		eventually(t, "it is proven", func() bool { return member().State == "soaking" })
+		if m := member(); m.After != id || m.Before != registry.CertificateID(a.Certificate[0]) {
+			t.Errorf("%+v", m)
 		}
 	})
 

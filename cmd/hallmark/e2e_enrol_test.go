@@ -5,29 +5,32 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
+	"io"
+	"math/big"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"github.com/smallstep/pkcs7"
+	library "github.com/smallstep/scep"
 
 	"hallmark/api/adminapi"
 	"hallmark/ca/csr"
 )
 
-// TestEnrolment_ESTAndCMPAreServedAtTheirDoors: switched on in the configuration, a
-// unit enrols over each with the password that a person made.
-func TestEnrolment_ESTAndCMPAreServedAtTheirDoors(t *testing.T) {
+// TestEnrolment_ProtocolsAreServedAtTheirDoors: EST, CMP, SCEP and ACME, switched on
+// in the configuration. A unit enrols over each of the first three with the password
+// that a person made, and over ACME by what its hardware says (S17, S18, A64).
+func TestEnrolment_ProtocolsAreServedAtTheirDoors(t *testing.T) {
+	var world acmeWorld
 	s := newChangedSite(t, "software", "", anyName(5), func(s *site) {
-		f, err := os.OpenFile(s.path("hallmark.yaml"), os.O_APPEND|os.O_WRONLY, 0)
-		if err == nil {
-			_, err = f.WriteString("\nenrolment:\n  est: {enabled: true}\n  cmp: {enabled: true}\n")
-			f.Close()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		s.configure("\nenrolment:\n  est: {enabled: true}\n  cmp: {enabled: true}\n  scep: {enabled: true}\n" + world.configured(t, s))
 	})
 	password := func(unit string) adminapi.EnrolPassword {
 		t.Helper()
@@ -85,4 +88,60 @@ func TestEnrolment_ESTAndCMPAreServedAtTheirDoors(t *testing.T) {
 	if c := readCert(t, file("next.pem")); c.Subject.SerialNumber != "CMP-1" {
 		t.Errorf("%v", c.Subject)
 	}
+	// SCEP at the public door, under the service's own RA certificate.
+	scep := "http://" + s.door("public") + "/scep?operation="
+	res, err := http.Get(scep + "GetCACert")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	authorities, err := library.CACerts(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = password("SCEP-1")
+	birth, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = csr.Create(birth, p.Unit, p.Password); err != nil {
+		t.Fatal(err)
+	}
+	request, err := x509.ParseCertificateRequest(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: p.Unit}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	if self.Raw, err = x509.CreateCertificate(rand.Reader, self, self, birth.Public(), birth); err == nil {
+		self, err = x509.ParseCertificate(self.Raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs7.ContentEncryptionAlgorithm = pkcs7.EncryptionAlgorithmAES256CBC
+	pkcs7.SetDefaultDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
+	message, err := library.NewCSRRequest(request, &library.PKIMessage{MessageType: library.PKCSReq, Recipients: authorities, SignerKey: birth, SignerCert: self}, library.WithCertsSelector(library.EnciphermentCertsSelector()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err = http.Post(scep+"PKIOperation", "application/x-pki-message", bytes.NewReader(message.Raw)); err != nil {
+		t.Fatal(err)
+	}
+	body, err = io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := library.ParsePKIMessage(body, library.WithCACerts(authorities))
+	if err == nil {
+		err = answer.DecryptPKIEnvelope(self, birth)
+	}
+	if err != nil || answer.PKIStatus != library.SUCCESS || answer.Certificate.Subject.SerialNumber != p.Unit {
+		t.Errorf("SCEP: %v %s", err, body)
+	}
+	world.acme(t, s, "EST-1")
 }

@@ -319,6 +319,8 @@ func TestIdentity_EveryCertificateAtEveryListener_S18_S22_S24_S25_A54_A69(t *tes
 		{"station", &station, "station-1", "200", role, not5, not5, not3},
 		{"operator", pair(s.certified(profile.Operator, "olga", nil)), "olga", noStation, role, not5, not5, not3},
 		{"server", pair(s.certified(profile.Server, "service:other", func(r *ca.Request) { r.Slot = "A" })), "other", noStation, role, not5, not5, not3},
+		{"scep-ra", pair(s.certified(profile.SCEPRA, "service:scep-other", func(r *ca.Request) { r.Slot = "A" })), "other", noStation, role, not5, not5, not3},
+		{"site-server", pair(s.certified(profile.Site, "site:gw", func(r *ca.Request) { r.Slot = "A" })), "gw", noStation, role, not5, not5, not3},
 		{"ocsp-responder", pair(s.certified(profile.OCSPResponder, "service:ocsp-other", func(r *ca.Request) { r.Slot = "A" })), "other", noChain, unknown, not5, not5, not3},
 		// A claim certificate takes any client identifier, and is nobody with it.
 		{"claim", &claim, "anything", noStation, role, "in", "in", "in"},
@@ -337,7 +339,7 @@ func TestIdentity_EveryCertificateAtEveryListener_S18_S22_S24_S25_A54_A69(t *tes
 	// Publishing over HTTPS to a topic of the victim's.
 	topics := map[string]string{
 		"none": "401 device-certificate-missing", "idevid": "403 device-inactive", "ldevid": "403 broker-forbidden", "ldevid without a thing": "403 device-inactive",
-		"station": role, "operator": role, "server": role, "ocsp-responder": role, "claim": role,
+		"station": role, "operator": role, "server": role, "site-server": role, "scep-ra": role, "ocsp-responder": role, "claim": role,
 		"by hand (BYOC)": "200", "of a registered CA, by template": "200", // their policy allows every topic
 		"of a registered CA, waiting": "403 device-pending", "of a CA with a registered one's name": unknown, "of a registered CA, named like the victim": "403 device-pending",
 		"another tenant's, named like the victim": "200", // over there

@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -29,6 +27,7 @@ import (
 	"hallmark/ca/csr"
 	"hallmark/hsm/hsmtest"
 	"hallmark/hsm/softhsm"
+	"hallmark/internal/freeport"
 )
 
 // long tells whether the long form of a proof was asked for (make proof).
@@ -71,6 +70,7 @@ func newChangedSite(t testing.TB, hsm, database string, o adminapi.OrderRequest,
 		{"prepare", s.prepare},
 		{"ports", func(context.Context) error { return fixPorts(s.path("hallmark.yaml")) }},
 		{"change", func(context.Context) error {
+			s.configure("one_person: true\n") // second persons have tests of their own
 			if change != nil {
 				change(s)
 			}
@@ -133,45 +133,31 @@ var (
 	otherPort  = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 )
 
-// fixPorts gives every door of a configuration a port that is free now and that
-// the system gives to no outgoing connection, so that it is free again later.
+// fixPorts gives every door of a configuration a port that is free, and stays so
+// while the service of this site is not running.
 func fixPorts(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
 	if m := publicPort.FindSubmatch(text); m != nil { // the base URL has it too
-		port, err := freePort()
+		port, err := freeport.Take(1)
 		if err != nil {
 			return err
 		}
-		text = bytes.ReplaceAll(text, m[1], []byte(port))
+		text = bytes.ReplaceAll(text, m[1], []byte(fmt.Sprint(port)))
 	}
 	text = anyPort.ReplaceAllFunc(text, func([]byte) []byte {
-		port, perr := freePort()
+		port, perr := freeport.Take(1)
 		if perr != nil {
 			err = perr
 		}
-		return []byte("127.0.0.1:" + port)
+		return fmt.Append(nil, "127.0.0.1:", port)
 	})
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(file, text, 0o644)
-}
-
-func freePort() (string, error) {
-	for range 100 {
-		n, err := rand.Int(rand.Reader, big.NewInt(12_000))
-		if err != nil {
-			return "", err
-		}
-		port := fmt.Sprint(20_000 + n.Int64())
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			return port, l.Close()
-		}
-	}
-	return "", fmt.Errorf("no free port")
 }
 
 // halt ends the service of this process.

@@ -13,7 +13,7 @@ func init() { commands = append(commands, newEnrolCmd) }
 
 func newEnrolCmd(g *globals) *cobra.Command {
 	c := &cobra.Command{
-		Use: "enrol", Short: "Enrolment by the standard protocols: EST, CMP",
+		Use: "enrol", Short: "Enrolment by the standard protocols: EST, CMP, SCEP, ACME",
 		Example: "  hallmark enrol password create --unit LMP-000001 --profile ldevid",
 	}
 	p := &cobra.Command{
@@ -21,7 +21,7 @@ func newEnrolCmd(g *globals) *cobra.Command {
 		Example: "  hallmark enrol password create --unit LMP-000001 --profile idevid --order PO-1",
 	}
 	p.AddCommand(newEnrolPasswordCreateCmd(g))
-	c.AddCommand(p)
+	c.AddCommand(p, newEnrolAcmeKeyCmd(g))
 	return c
 }
 
@@ -46,7 +46,7 @@ func newEnrolPasswordCreateCmd(g *globals) *cobra.Command {
 			return g.print(a.JSON201, func(w io.Writer) {
 				p := a.JSON201
 				facts(w, "unit", p.Unit, "profile", p.Profile, "reference", p.Id, "password", p.Password, "until", moment(p.ExpiresAt))
-				fmt.Fprintln(w, "\nEST: the unit is the user name. CMP: the reference is the sender's key identifier\n(-ref). The first key that comes with the password keeps it.")
+				fmt.Fprintln(w, "\nEST: the unit is the user name. CMP: the reference is the sender's key identifier\n(-ref). SCEP: the password is the challenge, the unit the common name.\nThe first key that comes with the password keeps it.")
 			})
 		},
 	}

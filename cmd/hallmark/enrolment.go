@@ -8,8 +8,10 @@ import (
 
 	"hallmark/access"
 	"hallmark/bootstrap"
+	"hallmark/bootstrap/acme"
 	"hallmark/bootstrap/cmp"
 	"hallmark/bootstrap/est"
+	"hallmark/bootstrap/scep"
 	"hallmark/web"
 )
 
@@ -20,6 +22,10 @@ type EnrolmentConfig struct {
 	EST ESTConfig `yaml:"est"`
 	// CMP is RFC 9810, at the public door.
 	CMP CMPConfig `yaml:"cmp"`
+	// SCEP is RFC 8894, at the public door.
+	SCEP SCEPConfig `yaml:"scep"`
+	// ACME is RFC 8555, at the enrol door.
+	ACME ACMEConfig `yaml:"acme"`
 }
 
 // ESTConfig configures EST.
@@ -39,12 +45,22 @@ type CMPConfig struct {
 	PerMinute int  `yaml:"per_minute"` // enrolments and revocations on this node; default 600
 }
 
-// complete checks the rates.
-func (c *EnrolmentConfig) complete() error {
+// SCEPConfig configures SCEP.
+type SCEPConfig struct {
+	Enabled   bool `yaml:"enabled"`
+	PerMinute int  `yaml:"per_minute"` // enrolments on this node; default 600
+	// Hook names a stored hook that vouches for challenges which are no one-time
+	// passwords of ours; empty refuses them.
+	Hook string `yaml:"hook"`
+}
+
+// complete checks the rates, and what ACME takes for a proof; own are the names of
+// the service.
+func (c *EnrolmentConfig) complete(dir string, own []string) error {
 	for _, r := range []struct {
 		name string
 		rate *int
-	}{{"est", &c.EST.PerMinute}, {"cmp", &c.CMP.PerMinute}} {
+	}{{"est", &c.EST.PerMinute}, {"cmp", &c.CMP.PerMinute}, {"scep", &c.SCEP.PerMinute}, {"acme", &c.ACME.PerMinute}} {
 		if *r.rate == 0 {
 			*r.rate = 600
 		}
@@ -52,7 +68,7 @@ func (c *EnrolmentConfig) complete() error {
 			return errConfig.New("enrolment.%s.per_minute: %d is not 1 to 1000000.", r.name, *r.rate)
 		}
 	}
-	return nil
+	return c.ACME.complete(dir, own)
 }
 
 // enrolment is the protocols that are switched on; the others are nil.
@@ -60,9 +76,11 @@ type enrolment struct {
 	passwords *bootstrap.Enroller // makes one-time passwords, whatever is on
 	est       *est.Server
 	cmp       *cmp.Server
+	scep      *scep.Server
+	acme      *acme.Server
 }
 
-func (s *Server) openEnrolment() {
+func (s *Server) openEnrolment() (err error) {
 	base := bootstrap.EnrollerConfig{Service: s.boot, Units: s.prov, Passwords: s.db, Revoker: s.crl, Log: s.log, Now: s.now,
 		Secret: func(id string) []byte { return s.box.MAC("enrol-password", []byte(id)) }}
 	with := func(r bootstrap.Rules) *bootstrap.Enroller {
@@ -79,6 +97,13 @@ func (s *Server) openEnrolment() {
 		s.enrolment.cmp = cmp.New(cmp.Config{Enroller: with(bootstrap.Rules{Protocol: "cmp", PerMinute: c.PerMinute}), Tenant: access.DefaultTenant,
 			Key: s.messageKey, NonceKey: s.box.MAC("cmp-nonce"), Log: s.log, Now: s.now})
 	}
+	if c := s.cfg.Enrolment.SCEP; c.Enabled {
+		s.enrolment.scep = s.newSCEP(with(bootstrap.Rules{Protocol: "scep", PerMinute: c.PerMinute}))
+	}
+	if c := &s.cfg.Enrolment.ACME; c.Enabled {
+		s.enrolment.acme, err = s.newACME(c, with(bootstrap.Rules{Protocol: "acme", PerMinute: c.PerMinute}))
+	}
+	return err
 }
 
 // messageKey signs what the service says outside TLS: it is that of the doors.
@@ -90,15 +115,8 @@ func (s *Server) messageKey(ctx context.Context) (crypto.Signer, []*x509.Certifi
 	if err != nil {
 		return nil, nil, err
 	}
-	chain := []*x509.Certificate{c.leaf}
-	for _, raw := range c.chain[1:] {
-		x, err := x509.ParseCertificate(raw)
-		if err != nil {
-			return nil, nil, err
-		}
-		chain = append(chain, x)
-	}
-	return c.key, chain, nil
+	chain, err := c.certificates()
+	return c.key, chain, err
 }
 
 // mountEST puts EST on a door, if it is switched on.
@@ -114,6 +132,9 @@ func (s *Server) messages() map[string]http.Handler {
 	out := map[string]http.Handler{}
 	if s.enrolment.cmp != nil {
 		out[cmp.Prefix], out[cmp.Prefix+"/"] = s.enrolment.cmp, s.enrolment.cmp
+	}
+	if s.enrolment.scep != nil {
+		out[scep.Prefix], out[scep.Prefix+"/"] = s.enrolment.scep, s.enrolment.scep
 	}
 	return out
 }

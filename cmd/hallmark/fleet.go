@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +19,9 @@ import (
 	"hallmark/crl"
 	"hallmark/fabric"
 	"hallmark/fleet"
+	"hallmark/fleet/campaign"
 	"hallmark/fleet/jobs"
+	"hallmark/fleet/ota"
 	"hallmark/fleet/policy"
 	"hallmark/fleet/presence"
 	"hallmark/fleet/registry"
@@ -29,20 +32,22 @@ import (
 // fleetRuntime is what devices live on after first boot: the broker, and what answers
 // its reserved topics.
 type fleetRuntime struct {
-	log      *slog.Logger
-	door     *bootstrap.Door
-	registry *registry.Registry
-	broker   *broker.Broker
-	shadows  *shadow.Service
-	jobs     *jobs.Service
-	presence *presence.Service
-	fabric   *fabric.Fabric
-	node     string // its name among those of one database
-	claims   *bootstrap.Claims
-	privacy  PrivacyConfig
-	relaxed  []string // tenants whose devices choose their client identifiers
-	shared   *sharing
-	lapses   lapses
+	log       *slog.Logger
+	door      *bootstrap.Door
+	registry  *registry.Registry
+	broker    *broker.Broker
+	shadows   *shadow.Service
+	jobs      *jobs.Service
+	presence  *presence.Service
+	campaigns *campaign.Service
+	ota       *ota.Service
+	fabric    *fabric.Fabric
+	node      string // its name among those of one database
+	claims    *bootstrap.Claims
+	privacy   PrivacyConfig
+	relaxed   []string // tenants whose devices choose their client identifiers
+	shared    *sharing
+	lapses    lapses
 
 	mu        sync.Mutex
 	withdrawn []crl.Change // that the broker has not heard of
@@ -67,7 +72,14 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 		}
 	}()
 	r.shadows = shadow.New(shadow.Config{Store: s.db, Publisher: out, Log: s.log, Now: s.now})
-	r.jobs = jobs.New(jobs.Config{Store: s.db, Publisher: out, Targets: s.reged, Log: s.log, Now: s.now})
+	if err = s.openFirmware(r); err != nil {
+		return err
+	}
+	work := jobs.Config{Store: s.db, Publisher: out, Targets: s.reged, Changed: r.heard, Log: s.log, Now: s.now}
+	if s.cfg.Fleet.Firmware.Trust != "" { // else nobody could sign an address that a job asks for
+		work.Sign = r.ota.Sign
+	}
+	r.jobs = jobs.New(work)
 	r.presence = presence.New(presence.Config{Store: s.db, Publisher: out, Node: r.node, Yield: s.line.Busy, Log: s.log, Now: s.now})
 	door := bootstrap.DoorConfig{Gate: s.gate, Registry: s.reged, Grants: s.db, Publisher: out, Imported: s.imports, Log: s.log, Now: s.now}
 	if s.cfg.Fleet.JITP {
@@ -84,13 +96,14 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 	}
 	conf := broker.Config{
 		TLS: s.mqttTLS(), Authenticator: r, Limits: limits, Store: s.db, Events: events{r.presence, r.shared}, Yield: s.line.Busy, Log: s.log, Now: s.now,
-		Topics: slices.Concat(r.shadows.Topics(), r.jobs.Topics(), r.claims.Topics()),
+		Topics: slices.Concat(r.shadows.Topics(), r.jobs.Topics(), r.claims.Topics(), r.ota.Topics(), s.boot.Topics()),
 	}
 	r.join(s, &conf)
 	if r.broker, err = broker.New(ctx, conf); err != nil {
 		return err
 	}
 	out.set(r.broker)
+	s.openCampaigns(r)
 	if err = r.presence.Start(ctx); err != nil {
 		return err
 	}
@@ -131,8 +144,13 @@ func (r *fleetRuntime) Authenticate(ctx context.Context, state tls.ConnectionSta
 	if err != nil {
 		return broker.Identity{}, err
 	}
+	var foreign *x509.Certificate
+	if a.Authority == "" {
+		foreign = a.Certificate
+	}
 	return broker.Identity{
-		Tenant: a.Tenant, Thing: a.Thing, Things: a.Things, Certificate: a.CertificateID, Authority: a.Authority, Serial: a.Serial, NotAfter: a.NotAfter, Claim: a.Claim,
+		Foreign: foreign,
+		Tenant:  a.Tenant, Thing: a.Thing, Things: a.Things, Certificate: a.CertificateID, Authority: a.Authority, Serial: a.Serial, NotAfter: a.NotAfter, Claim: a.Claim,
 		AnyClient: slices.Contains(r.relaxed, a.Tenant),
 		Bind: func(client string, attributes []string) broker.Authoriser {
 			// The connection's own context ends with CONNECT, and a will is due later.
@@ -279,6 +297,7 @@ func (s *Server) serveMQTT(ctx context.Context) error {
 func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { r.presence.Run(ctx) })
 	wg.Go(func() { r.jobs.Run(ctx) })
+	wg.Go(func() { r.campaigns.Run(ctx) })
 	wg.Go(func() { r.drop(ctx) })
 	wg.Go(func() { r.endLapsed(ctx) })
 	wg.Go(func() {

@@ -15,7 +15,9 @@ import (
 	"hallmark/ca/profile"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
+	"hallmark/fleet/campaign"
 	"hallmark/fleet/jobs"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
 	"hallmark/fleet/shadow"
 	"hallmark/internal/fsck"
@@ -55,11 +57,15 @@ func checkEverything(ctx context.Context, cfg *Config, now time.Time) (*fsckRepo
 	if err != nil {
 		return nil, err
 	}
-	logKey, err := vault{filepath.Join(cfg.State, "keys"), box}.load("log")
+	vkey, err := logVerifier(cfg, box)
 	if err != nil {
-		return nil, fmt.Errorf("the log's key: %w", err)
+		return nil, err
 	}
-	log, err := tlog.New(tlog.Config{Store: db.Log(), Origin: cfg.Log.Origin, Key: logKey})
+	pub, err := logPublicKey(vkey)
+	if err != nil {
+		return nil, err
+	}
+	log, err := tlog.New(tlog.Config{Store: db.Log(), Origin: cfg.Log.Origin, Key: tlog.ReadOnly(pub)})
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +80,11 @@ func checkEverything(ctx context.Context, cfg *Config, now time.Time) (*fsckRepo
 		{"published lists", func() ([]fsck.Finding, error) { return checkPublished(ctx, db, filepath.Join(cfg.State, "public")) }},
 		{"registry", func() ([]fsck.Finding, error) { return registry.New(registry.Config{Store: db}).Fsck(ctx) }},
 		{"shadows", func() ([]fsck.Finding, error) { return shadow.New(shadow.Config{Store: db}).Fsck(ctx) }},
+		{"campaigns", func() ([]fsck.Finding, error) { return campaign.New(campaign.Config{Store: db}).Fsck(ctx) }},
+		{"ownership", func() ([]fsck.Finding, error) { return ownership.New(ownership.Config{Store: db}).Fsck(ctx) }},
 		{"jobs", func() ([]fsck.Finding, error) { return jobs.New(jobs.Config{Store: db}).Fsck(ctx) }},
 		{"log", func() ([]fsck.Finding, error) { return checkLog(ctx, log, db, cfg) }},
+		{"trail", func() ([]fsck.Finding, error) { return checkTrail(ctx, log, db, cfg) }},
 	} {
 		found, err := part.check()
 		rep.Findings = append(rep.Findings, found...)

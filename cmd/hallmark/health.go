@@ -76,7 +76,12 @@ func (s *Server) metrics() {
 	count("crl_lists_total", "Lists signed and published.", s.lists.Stats.Built.Load)
 	count("crl_failures_total", "Lists that could not be made; the former stays.", s.lists.Stats.Failures.Load)
 	s.reg.MustRegister(s.logs)
+	s.exposed = &exposure{keys: s.keys}
+	s.expiry = &expiryWatch{ca: s.ca, exposed: s.exposed, certs: s.certs, lists: s.lists, db: s.db, now: s.now, log: s.log}
+	s.reg.MustRegister(s.expiry)
+	s.reg.MustRegister(&listMetrics{s.lists, s.sender, s.filters, s.imports, s.now})
 	s.fleet.register(count, gauge)
+	s.reg.MustRegister(campaignMetrics{s.fleet}, rotationMetrics{s}, ownershipMetrics{s}, firmwareMetrics{s})
 	gauge("revoked_still_connected", "Open connections of this node whose certificate is revoked or on hold; more than a moment above 0 is a fault.", func() float64 { return float64(s.still.now.Load()) })
 	gauge("revoked_serials", "Serial numbers in the revoked set.", func() float64 { return float64(s.set.Len()) })
 	gauge("revoked_set_age_seconds", "Since the revoked set was last complete.", func() float64 { return s.set.Age().Seconds() })

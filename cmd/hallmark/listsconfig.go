@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hallmark/crl"
+	"hallmark/internal/s3"
 )
 
 // DestinationConfig is a place that lists are sent to: one of directory, url and s3.
@@ -62,7 +63,7 @@ func (c *Config) destinations() (out []crl.Destination, err error) {
 		case d.URL != "":
 			one, err = crl.NewHTTPPush(crl.HTTPPushConfig{URL: d.URL, Method: d.Method, TokenFile: c.in(d.TokenFile), CAFile: c.in(d.CAFile)})
 		default:
-			one, err = crl.NewS3(crl.S3Config{Endpoint: d.S3, Region: d.Region, Bucket: d.Bucket, Prefix: d.Prefix, KeyFile: c.in(d.KeyFile), CAFile: c.in(d.CAFile)})
+			one, err = crl.NewS3(s3.Config{Endpoint: d.S3, Region: d.Region, Bucket: d.Bucket, Prefix: d.Prefix, KeyFile: c.in(d.KeyFile), CAFile: c.in(d.CAFile)})
 		}
 		if err != nil {
 			return nil, err
@@ -104,8 +105,12 @@ func (s *Server) openLists() error {
 		s.sender = crl.NewSender(crl.SenderConfig{Destinations: places, Log: s.log, Now: s.now})
 	}
 	public := filepath.Join(cfg.State, "public")
+	floor, err := s.db.ListFloor(context.Background())
+	if err != nil {
+		return err
+	}
 	if cfg.Lists.Filters > 0 {
-		s.filters = crl.NewFilters(crl.FiltersConfig{Store: s.db, CA: s.ca, Responder: s.responder, Every: time.Duration(cfg.Lists.Filters), Dir: public, Send: s.sender, Clock: s.clockNotAhead, Log: s.log, Now: s.now})
+		s.filters = crl.NewFilters(crl.FiltersConfig{Store: s.db, CA: s.ca, Responder: s.responder, Every: time.Duration(cfg.Lists.Filters), Dir: public, Send: s.sender, Floor: floor("", 0), Clock: s.clockNotAhead, Log: s.log, Now: s.now})
 	}
 	sources, err := cfg.imports()
 	if err != nil {
@@ -115,7 +120,7 @@ func (s *Server) openLists() error {
 		return err
 	}
 	s.lists = crl.NewPublisher(crl.PublisherConfig{Store: s.db, CA: s.ca, Set: s.set, Dir: public, Validity: time.Duration(cfg.Lists.Validity), Deltas: cfg.Lists.Deltas,
-		Send: s.sender, Filters: s.filters, Clock: s.clockNotAhead, Log: s.log, Now: s.now})
+		Send: s.sender, Filters: s.filters, Floor: floor, Clock: s.clockNotAhead, Log: s.log, Now: s.now})
 	return nil
 }
 

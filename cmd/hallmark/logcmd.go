@@ -36,7 +36,7 @@ whoever has a receipt proves one of them without asking us.`,
   hallmark log prove 40AB… --out receipt.json
   hallmark log audit --order PO-7`,
 	}
-	c.AddCommand(newLogShowCmd(g), newLogVerifyCmd(g), newLogProveCmd(g), newLogAuditCmd(g), newLogCopyCmd(g))
+	c.AddCommand(newLogShowCmd(g), newLogVerifyCmd(g), newLogProveCmd(g), newLogAuditCmd(g), newLogCopyCmd(g), newLogRecoverCmd(g), newLogCloseCmd(g))
 	return c
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 
 	"hallmark/ca/tlog"
 	"hallmark/ca/tlog/witness"
+	"hallmark/hsm"
 	"hallmark/internal/durable"
 	"hallmark/internal/fault"
 )
@@ -78,6 +80,8 @@ type logKeeper struct {
 	key   crypto.Signer
 	group *witness.Group  // nil: no witnesses
 	pub   *tlog.Publisher // nil: no directory
+	// trail says whether the trail has what a checkpoint signed; nil in tests.
+	trail func(ctx context.Context, note []byte) error
 	now   func() time.Time
 	slog  *slog.Logger
 
@@ -142,7 +146,11 @@ func (k *logKeeper) check(ctx context.Context) error {
 		case len(bytes.TrimSpace(note)) == 0:
 			continue
 		}
-		if err := k.log.CheckAgainst(ctx, note); err != nil {
+		err = k.log.CheckAgainst(ctx, note)
+		if err == nil && k.trail != nil {
+			err = k.trail(ctx, note)
+		}
+		if err != nil {
 			var f *fault.Fault
 			if errors.As(err, &f) {
 				f.With("held", name)
@@ -343,3 +351,19 @@ func (k *logKeeper) Collect(ch chan<- prometheus.Metric) {
 
 // logURL is where the log is published for others.
 func (c *Config) logURL() string { return strings.TrimSuffix(c.BaseURL, "/") + "/log" }
+
+// openLogKey opens the key that signs checkpoints: in a token, else in a sealed
+// file, which is made if there is none.
+func openLogKey(ctx context.Context, cfg *Config, keys *hsm.Keyring, v vault) (crypto.Signer, error) {
+	if cfg.Log.Key == "" {
+		return v.ed25519Key("log")
+	}
+	k, err := keys.CAKey(ctx, cfg.Log.Key, !cfg.Production)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := k.Public().(ed25519.PublicKey); !ok {
+		return nil, errConfig.New("log.key: the key in the token is not Ed25519.")
+	}
+	return k, nil
+}

@@ -231,6 +231,14 @@ func adminClient(server, token, caFile string) (*adminapi.ClientWithResponses, e
 	}))
 }
 
+// orProblem gives what was expected, or the fault that came instead.
+func orProblem[T any](v *T, status int, body []byte) (*T, error) {
+	if v == nil {
+		return nil, problem(status, body)
+	}
+	return v, nil
+}
+
 // problem turns an answer that is not the expected one into a fault.
 func problem(status int, body []byte) error {
 	var p struct {

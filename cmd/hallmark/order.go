@@ -124,6 +124,7 @@ func newOrderCreateCmd(g *globals) *cobra.Command {
 	f.BoolVar(&r.AllowUnproven, "allow-unproven", false, "a commit may come without the device's signature")
 	f.IntVar(&r.CertificateDays, "certificate-days", 0, "life of the birth certificates; 0 means 9999-12-31")
 	f.StringVar(&r.Organization, "organization", "", "organization in the certificates' subject")
+	f.StringVar(&r.Region, "region", "", "region, which may decide which authority issues (hallmark ca serve)")
 	for _, name := range []string{"id", "product", "quantity", "key-origin"} {
 		c.MarkFlagRequired(name)
 	}
@@ -265,7 +266,7 @@ func showOrder(w io.Writer, o *adminapi.Order) {
 		approved = append(approved, name)
 	}
 	facts(w, "order", o.Id, "product", o.Product, "state", o.State, "units", fmt.Sprintf("%d of %d used", o.Used, o.Quantity), "serials", o.Serials, "stations", stations,
-		"from", moment(o.NotBefore), "until", moment(o.NotAfter), "key origin", o.KeyOrigin, "certificates", days, "organization", o.Organization,
+		"from", moment(o.NotBefore), "until", moment(o.NotAfter), "key origin", o.KeyOrigin, "certificates", days, "organization", o.Organization, "region", o.Region,
 		"CN names unit", yesNo(o.CnIsUnit), "proof needed", yesNo(!o.AllowUnproven), "created by", o.CreatedBy, "created", moment(o.CreatedAt), "approved by", strings.Join(approved, ", "))
 }
 

@@ -196,11 +196,17 @@ func (b *backend) OrderReport(ctx context.Context, s access.Scope, order string)
 	return b.logs.signReport(r)
 }
 
-// signReport signs with the key of the log. DSSE's encoding begins with words
+// signReport signs a report.
+func (k *logKeeper) signReport(r orderReport) (adminapi.Envelope, error) {
+	return k.signStatement(reportType, r)
+}
+
+// signStatement signs with the key of the log. DSSE's encoding begins with words
 // that no checkpoint can begin with, so neither signature is worth anything as
-// the other.
-func (k *logKeeper) signReport(r orderReport) (v adminapi.Envelope, err error) {
-	text, err := json.Marshal(r)
+// the other; and it names the type, so that no statement is worth anything as one of
+// another type.
+func (k *logKeeper) signStatement(payloadType string, statement any) (v adminapi.Envelope, err error) {
+	text, err := json.Marshal(statement)
 	if err != nil {
 		return v, err
 	}
@@ -212,11 +218,11 @@ func (k *logKeeper) signReport(r orderReport) (v adminapi.Envelope, err error) {
 	if err != nil {
 		return v, err
 	}
-	sig, err := signMessage(k.key, provisioner.PAE(reportType, canonical))
+	sig, err := signMessage(k.key, provisioner.PAE(payloadType, canonical))
 	if err != nil {
 		return v, tlog.ErrSigner.Wrap(err, "")
 	}
-	return adminapi.Envelope{PayloadType: reportType, Payload: canonical, Signatures: []adminapi.EnvelopeSignature{{Keyid: id, Sig: sig}}}, nil
+	return adminapi.Envelope{PayloadType: payloadType, Payload: canonical, Signatures: []adminapi.EnvelopeSignature{{Keyid: id, Sig: sig}}}, nil
 }
 
 // verifyReport checks a report without asking anybody: the signature, the
@@ -226,15 +232,9 @@ func verifyReport(env adminapi.Envelope, policy tlog.Policy, orders *provisioner
 	if env.PayloadType != reportType {
 		return nil, nil, errReport.New("It is a %.80q.", env.PayloadType)
 	}
-	key, err := logPublicKey(policy.Log)
-	if err != nil {
+	if good, err := signedByLog(env, policy.Log); err != nil {
 		return nil, nil, err
-	}
-	good := false
-	for _, s := range env.Signatures {
-		good = good || ed25519.Verify(key, provisioner.PAE(reportType, env.Payload), s.Sig)
-	}
-	if !good {
+	} else if !good {
 		return nil, nil, errReport.New("The log's key did not sign it.")
 	}
 	var r orderReport
@@ -261,6 +261,18 @@ func verifyReport(env adminapi.Envelope, policy tlog.Policy, orders *provisioner
 		}
 	}
 	return &r, seen, nil
+}
+
+// signedByLog tells whether one of an envelope's signatures is of the log's key.
+func signedByLog(env adminapi.Envelope, verifierKey string) (good bool, err error) {
+	key, err := logPublicKey(verifierKey)
+	if err != nil {
+		return false, err
+	}
+	for _, s := range env.Signatures {
+		good = good || ed25519.Verify(key, provisioner.PAE(env.PayloadType, env.Payload), s.Sig)
+	}
+	return good, nil
 }
 
 // logPublicKey is the Ed25519 key in a log's verifier key.

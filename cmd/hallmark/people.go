@@ -23,8 +23,10 @@ import (
 func (s *Server) openBootstrap() error {
 	s.reged = registry.New(registry.Config{Store: s.db, Alone: s.db.Alone(), Now: s.now})
 	s.planner = provisioner.NewPlanner(provisioner.PlannerConfig{Store: s.db, Log: s.log, Now: s.now})
-	s.gate = bootstrap.NewGate(bootstrap.GateConfig{CA: s.ca, Records: s.db, Registry: s.reged, Revoked: s.set, Log: s.log, Now: s.now})
-	boot := bootstrap.Config{Gate: s.gate, Issuer: s.ca, Planner: s.planner, Registry: s.reged, Records: s.db, NonceKey: s.box.MAC("bootstrap-nonce"), Log: s.log, Now: s.now}
+	s.openOwnership()
+	s.gate = bootstrap.NewGate(bootstrap.GateConfig{CA: s.ca, Records: s.db, Registry: s.reged, Revoked: s.set, Owners: s.ownership, Log: s.log, Now: s.now})
+	s.openRotation()
+	boot := bootstrap.Config{Withdrawer: s.crl, Renewed: s.renewed, Advise: s.rotation.Advise, Roots: s.bundle, Gate: s.gate, Issuer: s.ca, Planner: s.planner, Registry: s.reged, Records: s.db, Orders: s.prov, NonceKey: s.box.MAC("bootstrap-nonce"), Log: s.log, Now: s.now}
 	if s.cfg.Privacy.Pseudonyms {
 		boot.Pseudonym = bootstrap.Pseudonyms(s.box.MAC("subject-pseudonym"))
 	}
@@ -35,8 +37,7 @@ func (s *Server) openBootstrap() error {
 		}
 	}
 	s.boot = bootstrap.New(boot)
-	s.openEnrolment()
-	return nil
+	return s.openEnrolment()
 }
 
 // deviceTLS is the devices' door: any certificate is taken at the handshake and
@@ -65,23 +66,28 @@ func (s *Server) bootTLS() *tls.Config {
 // token goes to a file that only the service's user reads.
 func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler, error) {
 	// A token that ended does not come back with a clock that goes back (A74).
-	auth := access.NewAuthenticator(access.Config{Store: s.db, Log: s.log, Now: s.db.Steady})
+	glass, err := s.breakGlass()
+	if err != nil {
+		return nil, err
+	}
+	auth := access.NewAuthenticator(access.Config{Store: s.db, Trail: s.db, RequestID: web.RequestID, BreakGlass: glass, Log: s.log, Now: s.db.Steady})
+	s.reg.MustRegister(&breakGlassMetrics{access: auth})
 	file := filepath.Join(s.cfg.State, "admin.token")
 	if _, err := auth.Bootstrap(ctx, func(_ string, t access.Token) error {
 		return durable.WriteFile(file, []byte(t.Reveal()+"\n"), 0o600)
 	}); err != nil {
 		return nil, err
 	}
-	b := &backend{cfg: s.cfg, db: s.db, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, blast: s.blast, lists: s.lists, set: s.set, reg: s.reged, tlog: s.tlog, logs: s.logs, certs: s.certs,
-		now: s.now, log: s.log, reloaded: s.authoritiesChanged,
-		jobs: s.fleet.jobs, shadows: s.fleet.shadows, claims: s.fleet.claims, enrol: s.enrolment.passwords}
+	b := &backend{cfg: s.cfg, db: s.db, access: auth, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, blast: s.blast, lists: s.lists, sender: s.sender, filters: s.filters, imports: s.imports, set: s.set, reg: s.reged, tlog: s.tlog, logs: s.logs, saves: s.backup, certs: s.certs, expiry: s.expiry, exposed: s.exposed,
+		now: s.now, log: s.log, reloaded: s.authoritiesChanged, follow: s.followAuthorities,
+		jobs: s.fleet.jobs, campaigns: s.fleet.campaigns, ota: s.fleet.ota, rotation: s.rotation, trust: s.trust, ownership: s.ownership, shadows: s.fleet.shadows, claims: s.fleet.claims, enrol: s.enrolment.passwords, acme: s.enrolment.acme}
 	parts := b.web()
 	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")
-	pages, err := console.New(console.Config{Backend: parts, Access: auth, Cursors: web.NewCursors(s.box), Version: version, Log: s.log, Now: s.now})
+	pages, err := console.New(console.Config{Backend: parts, Access: auth, Trail: s.db, Cursors: web.NewCursors(s.box), Version: version, Log: s.log, Now: s.now})
 	if err != nil {
 		return nil, err
 	}
-	return web.NewPeople(web.PeopleConfig{Backend: parts, Access: auth, Cursors: web.NewCursors(s.box), Console: pages, Log: s.log, Metrics: metrics, HSTS: hsts, Now: s.now})
+	return web.NewPeople(web.PeopleConfig{Backend: parts, Access: auth, Trail: s.db, Cursors: web.NewCursors(s.box), Console: pages, Log: s.log, Metrics: metrics, HSTS: hsts, Now: s.now})
 }
 
 // authoritiesChanged follows the installation of an authority: lists for it,

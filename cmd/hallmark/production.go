@@ -39,6 +39,9 @@ func (c *Config) conveniences() (list []string) {
 	if !lasting(c.ServerNames) {
 		add("server_names: only this machine knows them; stations and devices need a name of the service")
 	}
+	if c.OnePerson {
+		add("one_person: hooks, others' CAs and budgets take two people (S36)")
+	}
 	if len(c.Approvers) == 0 {
 		add("approvers: empty, so nobody can approve an order (S32)")
 	}
@@ -47,6 +50,9 @@ func (c *Config) conveniences() (list []string) {
 	}
 	if list := c.Fabric.unprotected(); len(list) > 0 {
 		add("fabric.servers: " + strings.Join(list, ", ") + " would be reached without TLS")
+	}
+	if c.Log.Key == "" && c.Log.SoftwareKey == "" {
+		add("log.key: empty, so the key that signs checkpoints is in a file; name one in a token, or say under log.software_key why there is none (S34)")
 	}
 	if len(c.NTP) == 0 {
 		add("ntp: empty, so nobody but this machine says what time it is (S38)")
@@ -59,6 +65,9 @@ func (c *Config) conveniences() (list []string) {
 	}
 	if c.Enrolment.EST.ServerKeys {
 		add("enrolment.est.server_keys: devices' keys would be made by the service and travel (S17)")
+	}
+	if c.Enrolment.ACME.Enabled && c.Enrolment.ACME.OpenAccounts {
+		add("enrolment.acme.open_accounts: whoever reaches the door could ask for certificates (S17)")
 	}
 	for _, m := range c.Tokens.Modules {
 		if !filepath.IsAbs(m) {
@@ -110,6 +119,12 @@ func (s *Server) checkProduction(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c := s.cfg.Log.Key; c != "" {
+		if err := s.checkKey(ctx, c); err != nil {
+			f := fault.From(err)
+			list = append(list, "log.key: "+f.What+" "+strings.TrimSuffix(f.Detail, "."))
+		}
+	}
 	for _, a := range all {
 		if err := ca.ValidBaseURL(a.BaseURL, true); err != nil {
 			list = append(list, "authority "+a.Name+": "+strings.TrimSuffix(fault.From(err).Detail, "."))
@@ -135,6 +150,6 @@ func (s *Server) checkKey(ctx context.Context, uri string) error {
 	if err := s.cfg.moduleAllowed(u.ModulePath); err != nil {
 		return err
 	}
-	_, err = s.keys.CAKey(ctx, uri, false)
+	_, err = s.keys.CAKey(ctx, uri, s.cfg.exposedAllowed(uri))
 	return err
 }

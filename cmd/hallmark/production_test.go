@@ -21,7 +21,7 @@ import (
 )
 
 // goodProduction is a configuration that production mode takes, but for approvers.
-const goodProduction = "production: true\nbase_url: http://pki.example.com\nserver_names: [pki.example.com]\nntp: ['127.0.0.1:9']\nlisten: {people: '127.0.0.1:0', device: '127.0.0.1:0', mqtt: '127.0.0.1:0', factory: '127.0.0.1:0', enrol: '127.0.0.1:0', public: '127.0.0.1:0', metrics: '127.0.0.1:0'}\n"
+const goodProduction = "production: true\nbase_url: http://pki.example.com\nserver_names: [pki.example.com]\nntp: ['127.0.0.1:9']\nlog: {software_key: no token at this site has Ed25519}\nlisten: {people: '127.0.0.1:0', device: '127.0.0.1:0', mqtt: '127.0.0.1:0', factory: '127.0.0.1:0', enrol: '127.0.0.1:0', public: '127.0.0.1:0', metrics: '127.0.0.1:0'}\n"
 
 // approvedBy is the approver that is missing in it.
 func approvedBy(t *testing.T) string {
@@ -78,6 +78,7 @@ func TestProduction_RefusesEachConvenienceOfTheFile_S44(t *testing.T) {
 		{"[pki.example.com]", "['::1', localhost]", "server_names"},
 		{approvedByText(good), "", "approvers"},
 		{"ntp: ['127.0.0.1:9']\n", "", "ntp"},
+		{"log: {software_key: no token at this site has Ed25519}\n", "", "log.key"},
 		{"production: true\n", "production: true\ndatabase: postgres://u@db.example.com/h\n", "database"},
 		{"production: true\n", "production: true\ndatabase: postgres://u:secret@/h\n", "database"},
 		{"production: true\n", "production: true\ntokens: {modules: [libsofthsm2.so]}\n", "tokens.modules"},
@@ -113,7 +114,7 @@ func TestProduction_ListsEverythingAtOnce_S44(t *testing.T) {
 		if exit := run(t.Context(), args, strings.NewReader(""), &out, &errOut); exit != exitFault {
 			t.Errorf("%v: exit code %d", args, exit)
 		}
-		for _, want := range []string{"(4)", "ntp", "base_url", "server_names", "approvers", "production-refused"} {
+		for _, want := range []string{"(5)", "ntp", "base_url", "server_names", "approvers", "production-refused"} {
 			if !strings.Contains(errOut.String(), want) {
 				t.Errorf("%v does not say %s: %s", args, want, errOut.String())
 			}

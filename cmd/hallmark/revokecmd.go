@@ -40,30 +40,23 @@ revoke, for a station itself hallmark station revoke.`,
 			if err != nil {
 				return nil, errAnswer.Wrap(err, "")
 			}
-			return planOr(a.JSON200, a.StatusCode(), a.Body)
+			return orProblem(a.JSON200, a.StatusCode(), a.Body)
 		}),
 		newRevokeMoveCmd(g, "resume", "Go on where a plan was paused", func(ctx context.Context, api *adminapi.ClientWithResponses, id string) (*adminapi.RevocationPlan, error) {
 			a, err := api.ResumeRevocationPlanWithResponse(ctx, id)
 			if err != nil {
 				return nil, errAnswer.Wrap(err, "")
 			}
-			return planOr(a.JSON200, a.StatusCode(), a.Body)
+			return orProblem(a.JSON200, a.StatusCode(), a.Body)
 		}),
 		newRevokeMoveCmd(g, "abort", "Give a plan up; what is revoked stays, holds can be released", func(ctx context.Context, api *adminapi.ClientWithResponses, id string) (*adminapi.RevocationPlan, error) {
 			a, err := api.AbortRevocationPlanWithResponse(ctx, id)
 			if err != nil {
 				return nil, errAnswer.Wrap(err, "")
 			}
-			return planOr(a.JSON200, a.StatusCode(), a.Body)
+			return orProblem(a.JSON200, a.StatusCode(), a.Body)
 		}))
 	return c
-}
-
-func planOr(p *adminapi.RevocationPlan, status int, body []byte) (*adminapi.RevocationPlan, error) {
-	if p == nil {
-		return nil, problem(status, body)
-	}
-	return p, nil
 }
 
 func fetchRevocationPlan(ctx context.Context, api *adminapi.ClientWithResponses, id string) (*adminapi.RevocationPlan, error) {
@@ -71,12 +64,13 @@ func fetchRevocationPlan(ctx context.Context, api *adminapi.ClientWithResponses,
 	if err != nil {
 		return nil, errAnswer.Wrap(err, "")
 	}
-	return planOr(a.JSON200, a.StatusCode(), a.Body)
+	return orProblem(a.JSON200, a.StatusCode(), a.Body)
 }
 
 func newRevokePlanCmd(g *globals) *cobra.Command {
 	var r adminapi.RevocationPlanRequest
 	var from, to string
+	var timeout, soak time.Duration
 	c := &cobra.Command{
 		Use: "plan", Short: "Count what an incident covers and keep it as a plan; nothing is revoked", Args: cobra.NoArgs,
 		Long: `Find the certificates that match every condition given, by the time at which they
@@ -84,6 +78,7 @@ were asked for. Operational certificates of the devices go with their birth
 certificates. Times alone are refused, since they would be about everybody.`,
 		Example: `  hallmark revoke plan --station st-7 --from 2027-03-01T06:00:00Z --to 2027-03-01T14:00:00Z --reason privilegeWithdrawn --dry-run
   hallmark revoke plan --order PO-7 --tool-version 2.1.0 --reason superseded --reenrol
+  hallmark revoke plan --authority device-2 --reason cessationOfOperation --rotate --note "issuing key leaked"
   hallmark revoke plan --key 5f1c… --reason keyCompromise --note "private key found in an image"`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -93,6 +88,9 @@ certificates. Times alone are refused, since they would be about everybody.`,
 			if r.To, err = parseWhen(to); err != nil {
 				return err
 			}
+			if r.Rotate {
+				r.RotateTimeoutSeconds, r.RotateSoakSeconds = int64(timeout.Seconds()), int64(soak.Seconds())
+			}
 			api, err := g.admin(cmd.Context())
 			if err != nil {
 				return err
@@ -101,7 +99,7 @@ certificates. Times alone are refused, since they would be about everybody.`,
 			if err != nil {
 				return errAnswer.Wrap(err, "")
 			}
-			p, err := planOr(a.JSON200, a.StatusCode(), a.Body)
+			p, err := orProblem(a.JSON200, a.StatusCode(), a.Body)
 			if err != nil {
 				return err
 			}
@@ -109,6 +107,10 @@ certificates. Times alone are refused, since they would be about everybody.`,
 				showRevocationPlan(w, p)
 				if p.Id == "" {
 					fmt.Fprintln(w, "\nNothing was kept. Without --dry-run this becomes a plan.")
+					return
+				}
+				if p.Rotate {
+					fmt.Fprintf(w, "\nNothing is revoked yet.\nNext: hallmark revoke run %[1]s --stage hold    (devices that are connected are left alone)\n      a second person: hallmark revoke approve %[1]s --stage rotate\n      hallmark revoke run %[1]s --stage rotate\n", p.Id)
 					return
 				}
 				fmt.Fprintf(w, "\nNothing is revoked yet.\nNext: hallmark revoke run %s --stage hold\n      a second person: hallmark revoke approve %s\n", p.Id, p.Id)
@@ -128,6 +130,9 @@ certificates. Times alone are refused, since they would be about everybody.`,
 	f.StringVar(&r.Note, "note", "", "why, for the record")
 	f.BoolVar(&r.Reenrol, "reenrol", false, "the devices may get new certificates; else they are blocked")
 	f.IntVar(&r.PerSecond, "per-second", 0, "most certificates a second (500 if not given)")
+	f.BoolVar(&r.Rotate, "rotate", false, "devices that are connected get new certificates first, by the stage rotate")
+	f.DurationVar(&timeout, "rotate-timeout", time.Hour, "that a device gets once it was told")
+	f.DurationVar(&soak, "rotate-soak", time.Minute, "from the proof of a new certificate to the end of the old one")
 	f.BoolVar(&r.DryRun, "dry-run", false, "count, and keep nothing")
 	c.MarkFlagRequired("reason")
 	return c
@@ -240,7 +245,11 @@ func showRevocationPlan(w io.Writer, p *adminapi.RevocationPlan) {
 	if p.Id == "" {
 		state = ""
 	}
-	facts(w, "plan", p.Id, "state", state, "problem", p.Problem, "about", about(p), "reason", p.Reason, "note", p.Note, "devices after it", after, "rate", strconv.Itoa(p.PerSecond)+" a second",
+	rotation := ""
+	if p.Rotate {
+		rotation = fmt.Sprintf("before they are revoked, %s for each device, soak %s", time.Duration(p.RotateTimeoutSeconds)*time.Second, time.Duration(p.RotateSoakSeconds)*time.Second)
+	}
+	facts(w, "plan", p.Id, "state", state, "problem", p.Problem, "about", about(p), "reason", p.Reason, "note", p.Note, "devices after it", after, "new certificates", rotation, "rate", strconv.Itoa(p.PerSecond)+" a second",
 		"made", moment(p.CreatedAt)+" by "+p.CreatedBy)
 	n := &p.Counts
 	number := func(v int64) string { return strconv.FormatInt(v, 10) }
@@ -257,9 +266,9 @@ func showRevocationPlan(w io.Writer, p *adminapi.RevocationPlan) {
 	fmt.Fprintln(w)
 	rows := [][]string{}
 	for _, r := range p.Reports {
-		rows = append(rows, []string{r.Stage, fmt.Sprintf("%d/%d", r.Done, n.Certificates), number(r.Changed), number(r.Already), number(r.Late), number(r.Blocked), number(r.Failed), r.StartedBy, moment(r.StartedAt), dash(moment(r.EndedAt))})
+		rows = append(rows, []string{r.Stage, fmt.Sprintf("%d/%d", r.Done, n.Certificates), number(r.Changed), number(r.Waiting), number(r.Rotated), number(r.Held), number(r.Already), number(r.Late), number(r.Blocked), number(r.Failed), r.StartedBy, moment(r.StartedAt), dash(moment(r.EndedAt))})
 	}
-	table(w, []string{"STAGE", "DONE", "CHANGED", "ALREADY", "LATE", "BLOCKED", "FAILED", "STARTED BY", "STARTED", "ENDED"}, rows, "")
+	table(w, []string{"STAGE", "DONE", "CHANGED", "ROTATING", "ROTATED", "HELD", "ALREADY", "LATE", "BLOCKED", "FAILED", "STARTED BY", "STARTED", "ENDED"}, rows, "")
 }
 
 func newRevokeApproveCmd(g *globals) *cobra.Command {
@@ -281,10 +290,12 @@ func newRevokeApproveCmd(g *globals) *cobra.Command {
 			hash := p.RevokeHash
 			switch stage {
 			case "revoke":
+			case "rotate":
+				hash = p.RotateHash
 			case "release":
 				hash = p.ReleaseHash
 			default:
-				return errUsage{fmt.Errorf("the stages revoke and release are approved, not %q", stage)}
+				return errUsage{fmt.Errorf("the stages rotate, revoke and release are approved, not %q", stage)}
 			}
 			showRevocationPlan(g.Err, p)
 			fmt.Fprintf(g.Err, "\nYou approve the stage %s of exactly this (SHA-256 %s).\n", stage, visible(hash))
@@ -302,7 +313,7 @@ func newRevokeApproveCmd(g *globals) *cobra.Command {
 			if err != nil {
 				return errAnswer.Wrap(err, "")
 			}
-			if p, err = planOr(a.JSON200, a.StatusCode(), a.Body); err != nil {
+			if p, err = orProblem(a.JSON200, a.StatusCode(), a.Body); err != nil {
 				return err
 			}
 			return g.print(p, func(w io.Writer) {
@@ -310,7 +321,7 @@ func newRevokeApproveCmd(g *globals) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&stage, "stage", "revoke", "revoke or release")
+	c.Flags().StringVar(&stage, "stage", "revoke", "rotate, revoke or release")
 	c.Flags().BoolVar(&yes, "yes", false, "approve without asking")
 	return c
 }
@@ -321,8 +332,10 @@ func newRevokeRunCmd(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "run PLAN", Short: "Start a stage of a plan and watch it", Args: cobra.ExactArgs(1),
 		Long: `Start a stage. The service works on it by itself: ending this command stops nothing.
-Stages are hold, revoke, and release for a false alarm. The stage rotate, which is to
-give the devices new certificates between hold and revoke, is not there yet.`,
+Stages are hold, revoke, and release for a false alarm. A plan that was made with
+--rotate has the stage rotate between them: devices that are connected get new
+certificates, and prove them before the old ones are retired; the others are put on
+hold. Its stage hold leaves the connected ones alone.`,
 		Example: `  hallmark revoke run 20270301-151200-a1b2c3 --stage hold
   hallmark revoke run 20270301-151200-a1b2c3 --stage revoke --detach`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -334,7 +347,7 @@ give the devices new certificates between hold and revoke, is not there yet.`,
 			if err != nil {
 				return errAnswer.Wrap(err, "")
 			}
-			p, err := planOr(a.JSON200, a.StatusCode(), a.Body)
+			p, err := orProblem(a.JSON200, a.StatusCode(), a.Body)
 			if err != nil {
 				return err
 			}
@@ -352,7 +365,7 @@ give the devices new certificates between hold and revoke, is not there yet.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&stage, "stage", "", "hold, revoke or release")
+	c.Flags().StringVar(&stage, "stage", "", "hold, rotate, revoke or release")
 	c.Flags().BoolVar(&detach, "detach", false, "do not wait for its end")
 	c.MarkFlagRequired("stage")
 	return c
@@ -360,10 +373,20 @@ give the devices new certificates between hold and revoke, is not there yet.`,
 
 // watchRevocation shows progress until the plan does not run any more.
 func (g *globals) watchRevocation(ctx context.Context, api *adminapi.ClientWithResponses, p *adminapi.RevocationPlan) (*adminapi.RevocationPlan, error) {
-	for shown := int64(-1); p.State == "running"; {
-		if n := len(p.Reports); n > 0 && p.Reports[n-1].Done != shown {
-			shown = p.Reports[n-1].Done
-			fmt.Fprintf(g.Err, "%s: %d of %d certificates\n", visible(p.Stage), shown, p.Counts.Certificates)
+	for shown := ""; p.State == "running"; {
+		if n := len(p.Reports); n > 0 {
+			r := &p.Reports[n-1]
+			line := fmt.Sprintf("%s: %d of %d certificates", visible(p.Stage), r.Done, p.Counts.Certificates)
+			if r.Waiting > 0 || r.Rotated > 0 {
+				line += fmt.Sprintf(", %d devices rotated, %d under way, %d certificates held", r.Rotated, r.Waiting, r.Held)
+			}
+			if p.Problem != "" {
+				line += ". " + visible(p.Problem)
+			}
+			if line != shown {
+				fmt.Fprintln(g.Err, line)
+			}
+			shown = line
 		}
 		if !every(ctx, time.Second) {
 			return nil, ctx.Err()

@@ -78,7 +78,7 @@ func TestA26_SecretsStayWhereTheyBelong(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(s.path("hallmark.yaml"), bytes.Replace(text, []byte("log_level: warn"), []byte("log_level: debug"), 1), 0o644)
+		return os.WriteFile(s.path("hallmark.yaml"), bytes.Replace(text, []byte("log_level: warn"), []byte("one_person: true\nlog_level: debug"), 1), 0o644)
 	})
 	s.halt()
 	p := s.service("hallmark.yaml", "state")

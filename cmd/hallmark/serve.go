@@ -32,7 +32,10 @@ import (
 	"hallmark/ca/profile"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
+	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
+	"hallmark/fleet/rotation"
+	"hallmark/fleet/trust"
 	"hallmark/hsm"
 	"hallmark/internal/durable"
 	"hallmark/internal/fault"
@@ -70,18 +73,26 @@ type Server struct {
 	sender    *crl.Sender  // nil: no other places
 	filters   *crl.Filters // nil: none are made
 	imports   *crl.Imports
+	news      *importNews
 	prov      *provisioner.Provisioner
 	reged     *registry.Registry
 	boot      *bootstrap.Service
+	rotation  *rotation.Service
+	trust     *trust.Service
+	ownership *ownership.Service
 	enrolment enrolment
 	gate      *bootstrap.Gate
 	planner   *provisioner.Planner
 	fleet     *fleetRuntime
 	still     *stillConnected
 	certs     *certifier
+	expiry    *expiryWatch
+	exposed   *exposure
+	watched   authorityWatch
 	line      lane.Activity // of the factory door
 	time      *timeSource   // nil: no time servers
-	first     *serviceCert  // until an infrastructure authority is there
+	backup    *backupJob
+	first     *serviceCert // until an infrastructure authority is there
 
 	tls        atomic.Pointer[doorCertificate]
 	lintErrors atomic.Int64
@@ -118,12 +129,13 @@ type door struct {
 type keysAdapter struct {
 	*hsm.Keyring
 	development bool
+	exposed     func(uri string) bool // allowed all the same; nil: none
 }
 
 // Key opens a CA key, in every token that holds it, and refuses one that could
 // leave its token (A22, S6).
 func (k keysAdapter) Key(ctx context.Context, uri string) (ca.Key, error) {
-	return k.CAKey(ctx, uri, k.development)
+	return k.CAKey(ctx, uri, k.development || k.exposed != nil && k.exposed(uri))
 }
 
 // serverOptions are what tests and the demo set and no configuration does.
@@ -166,6 +178,9 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if s.db, err = store.Open(ctx, store.Config{URL: cfg.Database, Seal: s.box, AcceptClock: opt.AcceptClock, SecondClock: s.time.Check, Log: s.log, Now: s.now}); err != nil {
 		return nil, err
 	}
+	if err := checkRestored(ctx, s.db); err != nil {
+		return nil, err
+	}
 	if err := s.db.CheckClock(); err != nil {
 		s.log.ErrorContext(ctx, "the clock looks wrong; nothing is issued until it is right or accepted", "error", err)
 	}
@@ -177,20 +192,24 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if err := s.checkProduction(ctx); err != nil {
 		return nil, err
 	}
-	if s.ca, err = ca.New(ctx, ca.Config{Ledger: s.db.Ledger(), Keys: keysAdapter{s.keys, !cfg.Production}, Store: s.db, PolicyArc: cfg.PolicyArc, Log: s.log, Now: s.now}); err != nil {
+	if s.ca, err = ca.New(ctx, ca.Config{Ledger: s.db.Ledger(), Keys: keysAdapter{s.keys, !cfg.Production, cfg.exposedAllowed}, Store: s.db, PolicyArc: cfg.PolicyArc, Log: s.log, Now: s.now}); err != nil {
 		return nil, err
 	}
 	v := vault{dir: filepath.Join(cfg.State, "keys"), box: s.box}
-	logKey, err := v.ed25519Key("log")
+	logKey, err := openLogKey(ctx, cfg, s.keys, v)
 	if err != nil {
 		return nil, err
 	}
-	if s.tlog, err = tlog.New(tlog.Config{Store: s.db.Log(), Origin: cfg.Log.Origin, Key: logKey, Now: s.now, Log: s.log}); err != nil {
+	if s.tlog, err = tlog.New(tlog.Config{Store: s.db.Log(), Origin: cfg.Log.Origin, Key: logKey, More: s.trailLine, Now: s.now, Log: s.log}); err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(logVerifierFile(cfg), []byte(s.tlog.VerifierKey()+"\n"), 0o644); err != nil {
 		return nil, err
 	}
 	if s.logs, err = newLogKeeper(cfg, s.tlog, logKey, s.now, s.log); err != nil {
 		return nil, err
 	}
+	s.logs.trail = func(ctx context.Context, note []byte) error { return checkTrailAgainst(ctx, s.db, note) }
 	if err := s.logs.check(ctx); err != nil {
 		return nil, err
 	}
@@ -201,11 +220,14 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 		return nil, err
 	}
 	s.crl = crl.New(crl.Config{Store: s.db, Log: s.log, Now: s.now})
-	s.blast = crl.NewBlast(crl.BlastConfig{Store: s.db, Service: s.crl, Yield: s.line.Busy, Log: s.log, Now: s.now})
+	s.blast = crl.NewBlast(crl.BlastConfig{Store: s.db, Service: s.crl, Rotator: s.planRotator(), Yield: s.line.Busy, Log: s.log, Now: s.now})
 	if err := s.openLists(); err != nil {
 		return nil, err
 	}
 	if err := s.lists.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.distrustRevoked(ctx); err != nil {
 		return nil, err
 	}
 	s.certs = &certifier{ca: s.ca, db: s.db, vault: v, now: s.now, have: map[string]*serviceCert{}}
@@ -220,7 +242,10 @@ func newServer(ctx context.Context, cfg *Config, opt serverOptions) (s *Server, 
 	if err := s.openRuntime(ctx); err != nil {
 		return nil, err
 	}
-	s.still = &stillConnected{connected: s.fleet.broker.Connected, revoked: s.set.Revoked, drop: s.fleet.broker.Drop}
+	s.still = &stillConnected{connected: s.fleet.broker.Connected, revoked: s.set.Revoked, imported: s.imports.Check, drop: s.fleet.broker.Drop}
+	s.news = newImportNews()
+	s.imports.OnRevoked(s.news.note)
+	s.backup = &backupJob{cfg: cfg, db: s.db, box: s.box, logKey: s.tlog.VerifierKey(), busy: s.line.Busy, now: s.now, log: s.log, life: run, wg: &s.wg}
 	s.metrics()
 	s.background(run)
 	return s, nil
@@ -295,6 +320,9 @@ func (s *Server) renewDoors(ctx context.Context) error {
 		case profile.DutyRoot:
 			roots = append(roots, a.Cert.Raw)
 		case profile.DutyInfrastructure:
+			if a.State == ca.StateRevoked {
+				continue
+			}
 			d.infra.AddCert(a.Cert)
 			infra = infra || a.State == ca.StateActive
 		case profile.DutyDevice:
@@ -307,6 +335,11 @@ func (s *Server) renewDoors(ctx context.Context) error {
 			return err
 		}
 		d.cert, d.ready = c.tls(), true
+		if chain, err := c.certificates(); err == nil && len(chain) > 1 {
+			for _, cross := range s.ca.CrossesOf(chain[1]) { // who trusts only another root accepts it too
+				d.cert.Certificate = append(d.cert.Certificate[:len(d.cert.Certificate):len(d.cert.Certificate)], cross.Raw)
+			}
+		}
 		with := *d.cert
 		with.Certificate = append(append([][]byte(nil), d.cert.Certificate...), roots...)
 		d.withRoot = &with

@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -102,8 +103,9 @@ type certifier struct {
 	vault vault
 	now   func() time.Time
 
-	mu   sync.Mutex
-	have map[string]*serviceCert
+	mu     sync.Mutex
+	have   map[string]*serviceCert
+	opened map[string]*sharedKey // by what is stored of them
 
 	seen sync.Mutex // not mu, which is held while a token signs
 	end  map[string]ending
@@ -130,6 +132,19 @@ func (s *serviceCert) tls() *tls.Certificate {
 	return &tls.Certificate{Certificate: s.chain, PrivateKey: s.key, Leaf: s.leaf}
 }
 
+// certificates are those of the chain.
+func (s *serviceCert) certificates() ([]*x509.Certificate, error) {
+	chain := []*x509.Certificate{s.leaf}
+	for _, raw := range s.chain[1:] {
+		c, err := x509.ParseCertificate(raw)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, c)
+	}
+	return chain, nil
+}
+
 // ending is when a certificate of the service ends.
 type ending struct {
 	name                string
@@ -147,16 +162,18 @@ func (c *certifier) ends() (out []ending) {
 	return out
 }
 
-// get returns a certificate that is less than half through its life.
+// get returns a certificate that is less than half through its life, and whose
+// issuer issues: one that is revoked or retired is left at once, as soon as another
+// is declared.
 func (c *certifier) get(ctx context.Context, name string, r ca.Request) (*serviceCert, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.have[name]; s != nil && c.young(s.leaf) {
+	if s := c.have[name]; s != nil && c.fresh(s, &r) {
 		return s, nil
 	}
 	if s, err := c.read(name); err == nil && c.current(ctx, s.leaf, r.Tenant) {
 		c.keep(name, s) // even an old one: renewing it may fail
-		if c.young(s.leaf) {
+		if c.fresh(s, &r) {
 			return s, nil
 		}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -171,6 +188,21 @@ func (c *certifier) get(ctx context.Context, name string, r ca.Request) (*servic
 	}
 	c.keep(name, s)
 	return s, nil
+}
+
+// fresh tells whether there is nothing to renew.
+func (c *certifier) fresh(s *serviceCert, r *ca.Request) bool {
+	return c.young(s.leaf) && (r.Authority != "" || c.issues(s)) // an OCSP responder's issuer is the one that it is for
+}
+
+// issues tells whether the issuer of a certificate is still active.
+func (c *certifier) issues(s *serviceCert) bool {
+	for _, a := range c.ca.Authorities() {
+		if len(s.chain) > 1 && bytes.Equal(a.Cert.Raw, s.chain[1]) {
+			return a.State == ca.StateActive
+		}
+	}
+	return false
 }
 
 func (c *certifier) young(leaf *x509.Certificate) bool {
@@ -212,14 +244,22 @@ func (c *certifier) read(name string) (*serviceCert, error) {
 	if s.leaf, err = x509.ParseCertificate(s.chain[0]); err != nil {
 		return nil, err
 	}
-	if pub, ok := key.Public().(*ecdsa.PublicKey); !ok || !pub.Equal(s.leaf.PublicKey) {
+	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(s.leaf.PublicKey) {
 		return nil, fs.ErrNotExist // a crash between the two files: make both anew
 	}
 	return s, nil
 }
 
+// serviceKey makes a key: P-256, or RSA where messages are encrypted for it.
+func serviceKey(p profile.Name) (crypto.Signer, error) {
+	if p == profile.SCEPRA {
+		return rsa.GenerateKey(rand.Reader, 3072)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
 func (c *certifier) issue(ctx context.Context, name string, r ca.Request) (*serviceCert, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := serviceKey(profile.Name(r.Profile))
 	if err != nil {
 		return nil, err
 	}
@@ -232,19 +272,12 @@ func (c *certifier) issue(ctx context.Context, name string, r ca.Request) (*serv
 		return nil, err
 	}
 	r.Slot, _ = ca.PickSlot(ca.TwoSlots, held, c.now())
-	r.Rekey = ca.RekeySupersede
-	r.Requester = ca.Requester{Actor: string(access.KindService) + ":" + name}
-	r.Tool = "hallmark " + version
-	issued, err := c.ca.Issue(lane.With(ctx, lane.Renewal), r)
+	issued, err := c.ca.Issue(lane.With(ctx, lane.Renewal), asService(name, r))
 	if err != nil {
 		return nil, err
 	}
-	a, err := c.ca.Authority(issued.Authority)
+	s, err := c.chain(key, issued.DER, issued.Authority)
 	if err != nil {
-		return nil, err
-	}
-	s := &serviceCert{key: key, chain: [][]byte{issued.DER, a.Cert.Raw}}
-	if s.leaf, err = x509.ParseCertificate(issued.DER); err != nil {
 		return nil, err
 	}
 	if err := c.vault.save(name, key); err != nil {
@@ -255,6 +288,14 @@ func (c *certifier) issue(ctx context.Context, name string, r ca.Request) (*serv
 		pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: der})
 	}
 	return s, durable.WriteFile(filepath.Join(c.vault.dir, name+".pem"), text.Bytes(), 0o644)
+}
+
+// asService is a request of the service itself.
+func asService(name string, r ca.Request) ca.Request {
+	r.Rekey = ca.RekeySupersede
+	r.Requester = ca.Requester{Actor: string(access.KindService) + ":" + name}
+	r.Tool = "hallmark " + version
+	return r
 }
 
 // serverRequest asks for the TLS certificate of the doors.
@@ -274,6 +315,14 @@ func serverRequest(tenant string, names []string) ca.Request {
 		}
 	}
 	return r
+}
+
+// raRequest asks for the certificate of the SCEP registration authority.
+func raRequest(tenant string) ca.Request {
+	return ca.Request{
+		Identity: ca.Identity{Tenant: tenant, Holder: "service:scep", Profile: string(profile.SCEPRA)},
+		Subject:  profile.Subject{CommonName: "hallmark SCEP registration authority"},
+	}
 }
 
 // responderRequest asks for the OCSP responder certificate of an authority.

@@ -19,6 +19,7 @@ import (
 	"hallmark/hsm"
 	"hallmark/hsm/softhsm"
 	"hallmark/internal/durable"
+	"hallmark/internal/freeport"
 )
 
 // stage sets a whole installation up in one directory: root, service, people,
@@ -88,19 +89,18 @@ func (d *stage) prepare(context.Context) error {
 		return err
 	}
 	port := func(fixed int) string {
-		if !d.freePorts {
-			return fmt.Sprintf("127.0.0.1:%d", fixed)
+		if d.freePorts {
+			fixed = 0
 		}
-		return "127.0.0.1:0"
+		return fmt.Sprintf("127.0.0.1:%d", fixed)
 	}
 	public := port(8080)
 	if d.freePorts { // the base URL holds the port, so it is chosen first
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		p, err := freeport.Take(1)
 		if err != nil {
 			return err
 		}
-		public = l.Addr().String()
-		l.Close()
+		public = fmt.Sprintf("127.0.0.1:%d", p)
 	}
 	_, publicPort, _ := net.SplitHostPort(public)
 	database := "hallmark.db"
