@@ -141,15 +141,19 @@ func (d *Door) Admit(ctx context.Context, cs *tls.ConnectionState) (Admission, e
 	if err := d.refused.find(key, now); err != nil {
 		return Admission{}, err
 	}
+	// A CA that is registered, activated or opened meanwhile lifts what was refused
+	// for want of one; the registry hears of it on every node.
+	wide := d.cfg.Registry.Wide()
 	a, lasting, err := d.admit(ctx, c, tenant, now)
 	if err != nil && lasting > 0 {
-		d.refused.addFor(key, now, lasting, err)
+		d.refused.addFor(key, now, lasting, err, func() bool { return d.cfg.Registry.Wide() != wide })
 	}
 	return a, err
 }
 
 // How long refusals are remembered: those of the certificate's own octets, and
-// those that somebody can lift.
+// those that somebody can lift. Both end sooner, but for a second, with a change of the
+// registry that can have lifted them.
 const (
 	refuseOctets = refuseFor
 	refuseState  = 10 * time.Second
@@ -181,7 +185,7 @@ func (d *Door) admit(ctx context.Context, c *x509.Certificate, tenant string, no
 	case errors.Is(err, registry.ErrCAUnknown) && own != nil:
 		return a, refuseState, ErrInactive.New("Its registration did not end, or it has to register first.")
 	case errors.Is(err, registry.ErrCAUnknown):
-		return a, refuseOctets, ErrUnknown.New("")
+		return a, refuseState, ErrUnknown.New("")
 	case err != nil:
 		return a, 0, err
 	case own == nil != (issuer.Authority == ""):

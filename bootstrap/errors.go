@@ -21,7 +21,7 @@ var (
 	ErrKeyReused  = fault.Define(fault.Invalid, "register-key-reused", "The CSR has the key of the certificate that asks.", "Make a new key for the operational certificate.")
 	ErrNoBirth    = fault.Define(fault.Forbidden, "register-birth-invalid", "The device has no valid birth certificate any more.", "Ask the owner of the fleet; the device needs service.")
 	ErrRenewThing = fault.Define(fault.Forbidden, "register-renewal-thing", "A device renews its own certificate only.", "Publish to the topic with the thing of this connection.")
-	ErrRequest    = fault.Define(fault.Invalid, "register-request-invalid", "The request cannot be used.", "Send what the interface description names, as application/json.")
+	ErrRequest    = fault.Define(fault.Invalid, "register-request-invalid", "The request cannot be used.", "Send what the interface description names for this address, with its content type and encoding.")
 )
 
 // The refusals of the MQTT door beyond those above.

@@ -38,10 +38,11 @@ type Planner interface {
 	Plan(ctx context.Context, in provisioner.PlanInput) (provisioner.Plan, error)
 }
 
-// Orders tells what an order says about which authority issues;
-// [provisioner.Provisioner] does.
+// Orders tells what an order says about which authority issues, and hears that one of
+// its units lives; [provisioner.Provisioner] does.
 type Orders interface {
 	MadeFor(ctx context.Context, tenant, order string) (product, region string, err error)
+	Booted(ctx context.Context, birth *ca.Record) error
 }
 
 // Config makes a Service.
@@ -52,7 +53,8 @@ type Config struct {
 	Registry *registry.Registry
 	Records  ca.Records
 	// Orders lets product and region of the birth certificate choose who issues the
-	// operational ones too; nil takes what is declared for all.
+	// operational ones too, and gives no new birth certificate to a unit that lives; nil
+	// takes what is declared for all, and tells nobody.
 	Orders Orders
 	// DailyLimit is how many operational certificates a device gets in 24 hours
 	// (S17); 0 means 10.
@@ -166,7 +168,8 @@ func (s *Service) identify(ctx context.Context, f Facts) (Identity, error) {
 //  6. check: what the registry would refuse is refused before a certificate is made.
 //  7. issue: idempotent by holder, slot and key. A crash after it leaves a
 //     certificate that nobody has and the gate refuses; the same key resumes.
-//  8. register: thing and certificate in one transaction, which decides again.
+//  8. register: thing and certificate in one transaction, which decides again, and
+//     after which the unit is installed, whether a station said so or not.
 func (s *Service) Register(ctx context.Context, f Facts, r Request) (Registration, error) {
 	ctx = lane.With(ctx, lane.Renewal)
 	// 1. identify
@@ -205,6 +208,9 @@ func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, pro
 		return Registration{}, err
 	}
 	if id.Profile == profile.LDevID {
+		if err := s.lives(ctx, birth); err != nil { // it booted before that was kept
+			return Registration{}, err
+		}
 		return s.renew(ctx, id, req, proven)
 	}
 	// 5. plan
@@ -220,7 +226,12 @@ func (s *Service) enter(ctx context.Context, id *Identity, req *csr.Request, pro
 	defer unlock()
 	// 6. check
 	want := registrationOf(id, &plan)
-	want.Still = func(ctx context.Context) error { return s.still(ctx, id) }
+	want.Still = func(ctx context.Context) error {
+		if err := s.still(ctx, id); err != nil {
+			return err
+		}
+		return s.lives(ctx, birth)
+	}
 	if err := s.cfg.Registry.Check(ctx, want); err != nil {
 		return Registration{}, err
 	}
@@ -334,6 +345,21 @@ func (s *Service) still(ctx context.Context, id *Identity) error {
 	u, err := s.cfg.Gate.cfg.Owners.Owner(ctx, id.born(), id.Holder)
 	if err == nil && u.Tenant != id.Tenant {
 		err = ownership.ErrLeft.New("")
+	}
+	return err
+}
+
+// lives makes the unit of a birth certificate an installed one, if no station did: who
+// scans its label again gets no other birth certificate for it, which would revoke this
+// one in the field (S11). In the transaction that registers the device one of the two
+// wins: the device that booted, or the key that was certified meanwhile.
+func (s *Service) lives(ctx context.Context, birth *birthCertificate) error {
+	if s.cfg.Orders == nil || birth.record.State == "installed" {
+		return nil
+	}
+	err := s.cfg.Orders.Booted(ctx, &birth.record)
+	if errors.Is(err, ca.ErrHolderRevoked) {
+		return ErrRevoked.Wrap(err, "")
 	}
 	return err
 }

@@ -389,9 +389,14 @@ type refusals struct {
 type refusal struct {
 	until time.Time
 	fault *fault.Fault
+	// unless, if set, tells that something changed that can have lifted it; nobody
+	// asks before the time again.
+	unless func() bool
+	again  time.Time
 }
 
 const (
+	lookAgain   = time.Second // a busy registry does not make a loop cost a look-up each time (S41)
 	maxRefusals = 4096        // some 500 kB
 	refuseFor   = time.Minute // a certificate that another node has just made is not lost for long
 )
@@ -399,7 +404,12 @@ const (
 func (r *refusals) find(fingerprint [32]byte, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f, ok := r.m[fingerprint]; ok && now.Before(f.until) {
+	f, ok := r.m[fingerprint]
+	if ok && f.unless != nil && !now.Before(f.again) && f.unless() {
+		delete(r.m, fingerprint)
+		return nil
+	}
+	if ok && now.Before(f.until) {
 		again := *f.fault // faults can be added to by whoever reports them
 		return &again
 	}
@@ -407,10 +417,10 @@ func (r *refusals) find(fingerprint [32]byte, now time.Time) error {
 }
 
 func (r *refusals) add(fingerprint [32]byte, now time.Time, err error) {
-	r.addFor(fingerprint, now, refuseFor, err)
+	r.addFor(fingerprint, now, refuseFor, err, nil)
 }
 
-func (r *refusals) addFor(fingerprint [32]byte, now time.Time, d time.Duration, err error) {
+func (r *refusals) addFor(fingerprint [32]byte, now time.Time, d time.Duration, err error, unless func() bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.m) >= maxRefusals {
@@ -420,7 +430,7 @@ func (r *refusals) addFor(fingerprint [32]byte, now time.Time, d time.Duration, 
 			}
 		}
 	}
-	r.m[fingerprint] = refusal{now.Add(d), fault.From(err)}
+	r.m[fingerprint] = refusal{until: now.Add(d), fault: fault.From(err), unless: unless, again: now.Add(lookAgain)}
 }
 
 func (r *refusals) size() int {

@@ -20,6 +20,7 @@ import (
 	"hallmark/crl"
 	"hallmark/fleet"
 	"hallmark/fleet/registry"
+	"hallmark/provisioner"
 )
 
 func TestJITP_TheFirstConnectionRegistersAndTheSecondWorks(t *testing.T) {
@@ -45,6 +46,40 @@ func TestJITP_TheFirstConnectionRegistersAndTheSecondWorks(t *testing.T) {
 			t.Errorf("%d events of a certificate that a template registered", n)
 		}
 		clean(t, s.Door)
+	})
+}
+
+// TestJITP_ADeviceThatCameBeforeItsCAIsTakenOnceTheCAIsOpen: what was refused because
+// no CA vouched for it is looked at again when one does, and not a minute later; until
+// then, a loop costs no look-up.
+func TestJITP_ADeviceThatCameBeforeItsCAIsTakenOnceTheCAIsOpen(t *testing.T) {
+	engines(t, func(t *testing.T, url string) {
+		s := newSite(t, url)
+		ctx := t.Context()
+		a := s.newCA(t, "Late CA")
+		c := a.device(t, "press-1", "SN-1")
+		s.refused(t, c, bootstrap.ErrUnknown)
+		s.clock.Add(2 * time.Second)
+		s.refused(t, c, bootstrap.ErrUnknown)
+
+		// Registered, but closed; then active, but not for devices that nobody knows.
+		var err error
+		a.rec, err = s.byoc.RegisterCA(ctx, s.owner, registry.CARegistration{Certificate: a.cert, Verification: s.verification(t, a, scope)})
+		must(t, err)
+		must(t, s.Planner.PutRegistration(ctx, provisioner.Registration{Tenant: access.DefaultTenant, Authority: a.rec.Registration(), Template: "jitp", Enabled: true}))
+		s.refused(t, c, bootstrap.ErrDoorClosed)
+		active, on := registry.CAActive, true
+		s.clock.Add(2 * time.Second)
+		_, err = s.Registry.UpdateCA(ctx, scope, a.rec.ID, registry.CAChange{Status: &active})
+		must(t, err)
+		s.refused(t, c, bootstrap.ErrDoorClosed)
+		s.clock.Add(2 * time.Second)
+		_, err = s.Registry.UpdateCA(ctx, scope, a.rec.ID, registry.CAChange{AutoRegistration: &on})
+		must(t, err)
+		s.refused(t, c, bootstrap.ErrRegistered)
+		if got, err := s.connect(c); err != nil || got.Thing != "press-1" {
+			t.Errorf("%+v %v", got, err)
+		}
 	})
 }
 

@@ -5,22 +5,28 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"hallmark/access"
 	"hallmark/bootstrap"
 	"hallmark/bootstrap/bootstraptest"
+	"hallmark/ca"
 	"hallmark/ca/catest"
+	"hallmark/ca/profile"
 	"hallmark/device"
 	"hallmark/fleet/ownership"
 	"hallmark/fleet/registry"
 	"hallmark/provisioner"
 	"hallmark/store"
+	"hallmark/store/storetest"
 )
 
 // TestOwnership_AKeyThatTheFormerOwnerBoundIsReplaced: the answer of a first boot was
@@ -152,5 +158,120 @@ func TestOwnership_AUnitRegisteredAtTheDoorComesBackAfterAReset(t *testing.T) {
 	must(t, s.Set.Follow(ctx))
 	if _, err := s.connect(birth); !errors.Is(err, ownership.ErrReleased) {
 		t.Errorf("after the release: %v", err)
+	}
+}
+
+// TestOwnership_GroupsAreCountedBeforeAnythingIsAccepted: those of the template and those
+// of the acceptance together are at most what a thing may be in; else the device would be
+// accepted, and never boot.
+func TestOwnership_GroupsAreCountedBeforeAnythingIsAccepted(t *testing.T) {
+	w := newWorld(t, "")
+	template := func(groups string) string {
+		return strings.Replace(theirTemplate, `"AttributePayload"`, `"ThingGroups": [`+groups+`], "AttributePayload"`, 1)
+	}
+	var seven []string
+	for i := range 7 {
+		seven = append(seven, fmt.Sprintf(`"g%d"`, i))
+	}
+	w.must(w.Planner.PutTemplate(t.Context(), provisioner.TemplateDocument{Tenant: "other", Name: "seven", Body: []byte(template(strings.Join(seven, ", ")))}))
+	w.must(w.Planner.PutTemplate(t.Context(), provisioner.TemplateDocument{Tenant: "other", Name: "eight", Body: []byte(template(strings.Join(seven, ", ") + `, {"Fn::Join": ["", ["x", {"Ref": "AWS::IoT::Certificate::CommonName"}]]}`))}))
+	birth, key := w.IssueIDevID(t, "SN-1")
+	code := w.release("main", "sale-1", "SN-1")
+	accept := func(template string, groups ...string) error {
+		_, err := w.Owners.Accept(t.Context(), officerOf("other"), ownership.Acceptance{Code: code, Template: template, Groups: groups})
+		return err
+	}
+	for what, err := range map[string]error{"7 and 4": accept("seven", "a", "b", "c", "d"), "8 and 3": accept("eight", "a", "b", "c"), "0 and 11 with one twice": accept("accepted", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k")} {
+		if !errors.Is(err, ownership.ErrInvalid) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if a, err := w.Owners.Act(t.Context(), scope, "sale-1"); err != nil || a.State != ownership.Open {
+		t.Fatalf("%+v %v", a, err)
+	}
+	w.must(accept("seven", "a", "b", "c", "g1"))
+	if err := accept("seven", "a", "b", "c", "d"); !errors.Is(err, ownership.ErrInvalid) { // corrected into what never boots
+		t.Errorf("%v", err)
+	}
+	mustBoot(t, w.Door, birth, key, catest.NewKey(t))
+	if thing, err := w.Registry.Get(t.Context(), access.Scope{Tenant: "other"}, "theirs-SN-1"); err != nil || len(thing.Groups) != 10 {
+		t.Errorf("%+v %v", thing, err)
+	}
+	w.whole()
+}
+
+// TestOwnership_TheNewOwnerMakesNoUnitOfThatName: while a unit of another home is a
+// tenant's, the tenant gets no birth certificate for that name; nor does its line allocate it.
+func TestOwnership_TheNewOwnerMakesNoUnitOfThatName(t *testing.T) {
+	for engine, url := range map[string]func(testing.TB) string{"SQLite": func(testing.TB) string { return "" }, "PostgreSQL": storetest.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			w := newWorld(t, url(t))
+			w.IssueIDevID(t, "SN-1")
+			make := func(unit string) error {
+				key := catest.NewKey(t)
+				spki, err := x509.MarshalPKIXPublicKey(key.Public())
+				w.must(err)
+				_, err = w.CA.Issue(t.Context(), ca.Request{Identity: ca.Identity{Tenant: "other", Holder: unit, Profile: string(profile.IDevID)}, Subject: profile.Subject{Organization: "Other", CommonName: unit, SerialNumber: unit},
+					SPKI: spki, Key: key.Public(), Origin: profile.OriginClaimed, Requester: ca.Requester{Actor: "service:test"}, Tool: "test"})
+				return err
+			}
+			taken := func() bool {
+				is, err := w.DB.Taken(t.Context(), ca.Identity{Tenant: "other", Holder: "SN-1", Profile: string(profile.IDevID)})
+				w.must(err)
+				return is
+			}
+			code := w.release("main", "sale-1", "SN-1")
+			if taken() {
+				t.Error("the name is taken before it was accepted")
+			}
+			w.must(w.accept("other", code))
+			for _, name := range []string{"SN-1", "sn-1"} {
+				if err := make(name); !errors.Is(err, ownership.ErrTaken) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if !taken() {
+				t.Error("a line would allocate the name")
+			}
+			w.must(make("SN-2"))
+			w.whole()
+			// It was given on: the name is free again, and then it cannot come back.
+			w.must(w.accept("third", w.release("other", "sale-2", "SN-1")))
+			w.must(make("SN-1"))
+			if err := w.accept("other", w.release("third", "sale-3", "SN-1")); !errors.Is(err, ownership.ErrTaken) {
+				t.Errorf("%v", err)
+			}
+			w.whole()
+		})
+	}
+}
+
+// TestOwnership_ReleasesThatNobodyAcceptedInTimeAreCounted, until they are withdrawn; one
+// that was accepted or still may be is none.
+func TestOwnership_ReleasesThatNobodyAcceptedInTimeAreCounted(t *testing.T) {
+	for engine, url := range map[string]func(testing.TB) string{"SQLite": func(testing.TB) string { return "" }, "PostgreSQL": storetest.Postgres} {
+		t.Run(engine, func(t *testing.T) {
+			w, ctx := newWorld(t, url(t)), t.Context()
+			late := ownership.New(ownership.Config{Store: w.DB, Registry: w.Registry, Revoker: w.Crl, Now: func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }})
+			is := func(s *ownership.Service, want int64) {
+				t.Helper()
+				if n, err := s.Overdue(ctx); err != nil || n != want {
+					t.Errorf("%d, want %d: %v", n, want, err)
+				}
+			}
+			for _, unit := range []string{"SN-1", "SN-2", "SN-3"} {
+				w.IssueIDevID(t, unit)
+			}
+			w.must(w.accept("other", w.release("main", "sale-1", "SN-1")))
+			w.release("main", "sale-2", "SN-2")
+			w.release("other", "sale-1", "SN-1")
+			_, _, err := w.Owners.Do(ctx, officerOf("main"), ownership.Wanted{Name: "back-1", Kind: ownership.Reset, Units: []string{"SN-3"}})
+			w.must(err)
+			is(w.Owners, 0)
+			is(late, 2)
+			_, err = w.Owners.Withdraw(ctx, officerOf("main"), "sale-2", "")
+			w.must(err)
+			is(late, 1)
+		})
 	}
 }

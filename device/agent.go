@@ -401,7 +401,7 @@ func refused(r *http.Response, body []byte) error {
 	}
 	d := ErrRefused
 	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
-		d = ErrServer // later may be different
+		d = ErrLater // it may be different then
 	}
 	var p deviceapi.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Code == "" {

@@ -8,6 +8,7 @@ var (
 	ErrBusy        = fault.Define(fault.Conflict, "agent-busy", "Another agent works in this directory.", "Wait for it to end.")
 	ErrIdentity    = fault.Define(fault.Invalid, "agent-identity", "The birth certificate and its key do not fit together.", "Provision the device again.")
 	ErrServer      = fault.Define(fault.Unavailable, "agent-server", "The service cannot be reached.", "Check the URL, the network and the root certificate; then run it again.")
+	ErrLater       = fault.Define(fault.Unavailable, "agent-later", "The service cannot serve the device now.", "Do what the service's answer says; the agent asks again by itself, when the service says so.")
 	ErrRefused     = fault.Define(fault.Forbidden, "agent-refused", "The service refused the device.", "Do what the service's answer says.")
 	ErrCertificate = fault.Define(fault.Invalid, "agent-certificate", "The service's answer is not a certificate for this device.", "Check that the URL is that of your service, and its roots those of the device.")
 	ErrToken       = fault.Define(fault.Invalid, "agent-token", "A key of the device cannot be reached or made.", "Give the URI of the token, pkcs11:token=…;object=…, with its module and PIN source.")

@@ -2,10 +2,13 @@ package device
 
 import (
 	"crypto/x509"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -75,7 +78,8 @@ func example(t *testing.T, run func(...string) *exec.Cmd, device []string, whole
 	if err := os.WriteFile(filepath.Join(dir, "root.pem"), catest.PEM(s.Root), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := strings.Cut(s.addr, ":")
+	broker, cut := cuttable(t, s.addr)
+	_, port, _ := strings.Cut(broker, ":")
 	_, door, _ := strings.Cut(s.Addr, ":")
 	var said strings.Builder
 	begin := func() (end func()) {
@@ -106,6 +110,12 @@ func example(t *testing.T, run func(...string) *exec.Cmd, device []string, whole
 	b := with()
 	if status != succeeded || step != "connected" || b != j.Details["certificateId"] {
 		t.Errorf("%s %v, connected with %s", status, j.Details, b)
+	}
+	// The connection is lost, as with every restart of the service: it connects again.
+	cut()
+	j = s.ask(u.thing, "after", `{"operation":"echo"}`)
+	if status, _ := s.ended(u.thing, j); status != rejected || with() != b {
+		t.Errorf("%s %v, connected with %s", status, j.Details, with())
 	}
 	if !whole {
 		return
@@ -140,4 +150,47 @@ func example(t *testing.T, run func(...string) *exec.Cmd, device []string, whole
 	if status, _ := s.ended(u.thing, j); status != rejected || with() == b {
 		t.Errorf("%s %v, connected with %s", status, j.Details, with())
 	}
+}
+
+// cuttable is a way to addr whose connections can be cut.
+func cuttable(t *testing.T, addr string) (at string, cut func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var open []net.Conn
+	cut = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range open {
+			c.Close()
+		}
+		open = nil
+	}
+	t.Cleanup(func() { l.Close(); cut() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", addr)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			mu.Lock()
+			open = append(open, in, out)
+			mu.Unlock()
+			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
+				go func() {
+					io.Copy(way[0], way[1])
+					way[0].Close()
+				}()
+			}
+		}
+	}()
+	return l.Addr().String(), cut
 }

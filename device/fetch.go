@@ -129,7 +129,7 @@ func (r *runner) overHTTPS(ctx context.Context, address string, p *part) error {
 			return ErrFirmware.New("The answer is another part of the image.")
 		}
 	case http.StatusOK: // all of it, from the beginning
-		if err := p.Truncate(0); err == nil {
+		if err = p.Truncate(0); err == nil {
 			_, err = p.Seek(0, io.SeekStart)
 		}
 		if err != nil {

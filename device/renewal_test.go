@@ -1,11 +1,14 @@
 package device
 
 import (
+	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -58,5 +61,36 @@ func TestRenewal_TheWindowIsAskedForUnderTheRootsOfNow(t *testing.T) {
 	r.leaf, r.slot = used.Leaf, used.slot
 	if _, w, _, err := r.fetchWindow(t.Context()); err != nil || w == nil {
 		t.Errorf("window %v, %v", w, err)
+	}
+}
+
+// A registration that cannot be read is not taken over: the slot that is made from it
+// would know neither its thing nor its service.
+func TestRenewal_ABrokenRegistrationIsNotTakenOver(t *testing.T) {
+	s := newService(t)
+	u := s.unit(1)
+	h, err := openHome(u.cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	used, err := h.active()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(h.path(used.slot, answerFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.path(used.slot, answerFile), good[:len(good)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{h: h, cfg: u.cfg.Config, now: time.Now, log: slog.New(slog.DiscardHandler)}
+	a.cfg.hook()
+	if p, err := a.keep(used, "B", used.PrivateKey.(crypto.Signer), [][]byte{used.Leaf.Raw, s.Root.Raw}, nil); p != nil || !errors.Is(err, ErrDir) || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("%v, %v", p, err)
+	}
+	if _, err := os.Stat(h.path("B", answerFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("slot B was written: %v", err)
 	}
 }

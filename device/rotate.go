@@ -387,7 +387,7 @@ func (a *agent) keep(used *pair, slot string, key crypto.Signer, chain [][]byte,
 	}
 	var registration deviceapi.Registration
 	members := map[string]json.RawMessage{}
-	if err := readMessage(raw, &registration); err == nil {
+	if err = readMessage(raw, &registration); err == nil {
 		err = json.Unmarshal(raw, &members)
 	}
 	if err != nil {

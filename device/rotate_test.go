@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"hallmark/access"
 	"hallmark/bootstrap"
 	"hallmark/crl"
+	"hallmark/fleet/ownership"
 )
 
 func ended(j *cloudJob) func(*served) bool {
@@ -261,6 +263,86 @@ func TestRotate_WhereNothingWorksItRegistersAnew(t *testing.T) {
 	u.works()
 	if n := len(issued(t, s.Door, u.sn)); n != 3 {
 		t.Errorf("%d certificates", n)
+	}
+}
+
+// does does something to the unit that its owner decided, and cuts its connections.
+func (u *unit) does(kind ownership.Kind, name string) {
+	t := u.s.t
+	t.Helper()
+	by := access.Actor{Tenant: access.DefaultTenant, Kind: access.KindPrincipal, Name: "sam"}
+	if _, _, err := u.s.Owners.Do(t.Context(), by, ownership.Wanted{Name: name, Kind: kind, Units: []string{u.sn}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.s.Set.Follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for len(u.events) > 0 {
+		<-u.events
+	}
+	u.drop()
+}
+
+// next is the next event of a kind, and how many connections were refused before it.
+func (u *unit) next(is func(Event) bool) (e Event, refused int) {
+	u.s.t.Helper()
+	timeout := time.After(time.Minute)
+	for {
+		select {
+		case e := <-u.events:
+			if is(e) {
+				return e, refused
+			}
+			if e.Event == EventFailed {
+				refused++
+			}
+		case <-timeout:
+			u.s.t.Fatalf("not in time, after %d refusals", refused)
+		}
+	}
+}
+
+// TestRun_AResetWhileItRunsIsFoundOutSoon: the certificates in both slots are refused at
+// the broker. One refusal of the second is enough to ask the service, and what it gets
+// then is used without the long waits of before.
+func TestRun_AResetWhileItRunsIsFoundOutSoon(t *testing.T) {
+	s := newService(t)
+	u := s.unit(1)
+	j := s.ask(u.thing, "j1", rotateNow)
+	end := u.begin()
+	defer end()
+	if status, _ := s.ended(u.thing, j); status != succeeded {
+		t.Fatalf("%s %v", status, j.Details)
+	}
+	u.does(ownership.Reset, "reset-1")
+	if _, refused := u.next(func(e Event) bool { return e.Event == EventRegistered }); refused > refusals+1 {
+		t.Errorf("%d connections were refused before it asked", refused)
+	}
+	e, _ := u.next(func(e Event) bool { return e.Event == EventFailed })
+	if wait, err := time.ParseDuration(e.RetryIn); err != nil || wait > u.cfg.Backoff.Min {
+		t.Errorf("registered anew, it waits %s: %v", e.RetryIn, err)
+	}
+	u.next(func(e Event) bool { return e.Event == EventConnected })
+}
+
+// TestRun_AReleasedDeviceAsksWhenItIsTold: the service answers, says what it waits for, and
+// when to ask again.
+func TestRun_AReleasedDeviceAsksWhenItIsTold(t *testing.T) {
+	s := newService(t)
+	u := s.unit(1)
+	end := u.begin()
+	defer end()
+	u.next(func(e Event) bool { return e.Event == EventConnected })
+	u.does(ownership.Release, "sale-1")
+	e, _ := u.next(func(e Event) bool { return e.Event == EventRefused })
+	if e.Code != ErrLater.Code || !strings.Contains(e.Reason, "released by its owner") {
+		t.Errorf("%+v", e)
+	}
+	e, _ = u.next(func(e Event) bool { return e.Event == EventFailed })
+	if wait, err := time.ParseDuration(e.RetryIn); err != nil || wait < 15*time.Minute || wait > 20*time.Minute {
+		t.Errorf("it asks again in %s: %v", e.RetryIn, err)
 	}
 }
 

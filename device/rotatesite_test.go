@@ -182,7 +182,7 @@ func (s *service) handle(ctx context.Context, q fleet.Request) error {
 // until waits until something is true of what the service knows of a thing.
 func (s *service) until(thing, what string, is func(*served) bool) {
 	s.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		s.mu.Lock()
 		th := s.thing(thing)

@@ -115,6 +115,7 @@ type runner struct {
 	active     string       // slot in use, as it is on disk
 	instead    string       // slot that is tried because the one in use is refused
 	refused    int          // times in a row
+	told       bool         // the device door said when it wants to be asked again
 	notBefore  atomic.Int64 // ms; no new certificate is asked for before
 
 	trustMu   sync.Mutex
@@ -255,8 +256,12 @@ func (r *runner) live(ctx context.Context) error {
 		case hopeless(err) && !errors.Is(err, errTried):
 			return err
 		}
+		var later time.Duration
 		if reached(err) && !errors.Is(err, errTried) {
-			r.turnedAway(ctx)
+			var anew bool
+			if later, anew = r.turnedAway(ctx); anew {
+				failures = 0 // what was refused is not used any more
+			}
 		}
 		if r.unreached++; up > 0 || reached(err) {
 			r.unreached = 0
@@ -277,6 +282,7 @@ func (r *runner) live(ctx context.Context) error {
 		if f := fault.From(err); f.RetryAfter > wait {
 			wait = f.RetryAfter + Random(f.RetryAfter)
 		}
+		wait = max(wait, later)
 		r.event(Event{Event: kind, Endpoint: r.cfg.Endpoint, Code: codeOf(err), Reason: wordsOf(err), RetryIn: wait.Round(time.Millisecond).String()})
 		pause(ctx, wait)
 	}
@@ -371,7 +377,7 @@ func (r *runner) once(ctx context.Context) (up time.Duration, err error) {
 			return 0, err
 		}
 	}
-	r.refused = 0
+	r.refused, r.told = 0, false
 	r.session.Store(s)
 	defer r.session.CompareAndSwap(s, nil)
 	r.event(Event{Event: EventConnected, Endpoint: at.endpoint, Serial: r.serial, Slot: r.slot, Session: c.SessionPresent, Resumed: c.Resumed, Boots: r.state.Boots})
@@ -470,40 +476,48 @@ var (
 const refusals = 5
 
 // turnedAway is called when the certificate in use was refused. If that goes on,
-// it tries the other slot's, and after that asks the service's device door what
-// is wrong, and registers anew with the birth certificate if that is the answer.
-func (r *runner) turnedAway(ctx context.Context) {
-	if r.refused++; r.refused < refusals {
-		return
+// it tries the other slot's, and if that one is refused too asks the service's device
+// door what is wrong, and registers anew with the birth certificate if that is the
+// answer. later is when the door wants to be asked again; no connection comes up before,
+// and the next refusal asks at once.
+func (r *runner) turnedAway(ctx context.Context) (later time.Duration, anew bool) {
+	if r.refused++; r.refused < refusals && r.instead == "" && !r.told {
+		return 0, false
 	}
-	r.refused = 0
+	told := r.told
+	r.refused, r.told = 0, false
 	h, err := r.open()
 	if err != nil {
-		return
+		return 0, false
 	}
 	used, err := h.active()
 	var way *pair
-	if err == nil && used != nil && r.instead == "" {
+	if err == nil && used != nil && r.instead == "" && !told {
 		way = h.load(other(used.slot))
 	}
 	h.close()
 	if way != nil && r.now().Before(way.Leaf.NotAfter) {
 		r.instead = way.slot
 		r.event(Event{Event: EventFallback, Slot: way.slot, Code: "refused"})
-		return
+		return 0, false
 	}
 	r.instead = ""
 	again := r.base()
 	if again.Server == "" {
-		return
+		return 0, false
 	}
 	again.again = true
 	out, err := FirstBoot(ctx, again)
 	if err != nil {
 		r.event(Event{Event: EventRefused, Code: codeOf(err), Reason: wordsOf(err)})
-	} else if !out.Resumed {
+		later = laterBy(err, 0)
+		r.told = later > 0
+		return later, false
+	}
+	if !out.Resumed {
 		r.event(Event{Event: EventRegistered, Thing: out.Thing, Serial: out.Serial, Slot: out.Slot})
 	}
+	return 0, !out.Resumed
 }
 
 // reached tells whether a failure to connect is the service's word about the

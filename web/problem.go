@@ -103,7 +103,9 @@ func faultOf(err error) *fault.Fault {
 // logFault writes an error to the log if somebody has to look at it: the rest is
 // in the access log by its code.
 func logFault(ctx context.Context, log *slog.Logger, f *fault.Fault) {
-	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+	if f.IsExpected() {
+		log.InfoContext(ctx, "request is not served, as was decided", "request_id", RequestID(ctx), "code", f.Code)
+	} else if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
 		log.ErrorContext(ctx, "request failed", "request_id", RequestID(ctx), "code", f.Code, "error", f.Error())
 	}
 }

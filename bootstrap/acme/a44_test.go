@@ -163,8 +163,7 @@ func TestACME_Attestations_A44(t *testing.T) {
 		d.Type, d.AttestedCertifyInfo = tpm2.TagAttestQuote, nil
 		d.AttestedQuoteInfo = &tpm2.QuoteInfo{PCRSelection: tpm2.PCRSelection{Hash: tpm2.AlgSHA256}, PCRDigest: make([]byte, 32)}
 	}
-	var former *order
-	former = c.order(device("U-001"), "device-attest-01")
+	former := c.order(device("U-001"), "device-attest-01")
 	fixed := func(v map[string]any) func(*order) map[string]any { return func(*order) map[string]any { return v } }
 	length := append([]byte{0x5b}, binary.BigEndian.AppendUint64(nil, 1<<63)...)
 	for _, x := range []struct {

@@ -236,8 +236,12 @@ func (c *client) nonce() string {
 func jwk(pub crypto.PublicKey) map[string]any {
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
-		size := (k.Curve.Params().BitSize + 7) / 8
-		return map[string]any{"kty": "EC", "crv": k.Curve.Params().Name, "x": b64(k.X.FillBytes(make([]byte, size))), "y": b64(k.Y.FillBytes(make([]byte, size)))}
+		point, err := k.Bytes() // 4, x, y
+		if err != nil {
+			panic(err)
+		}
+		size := len(point) / 2
+		return map[string]any{"kty": "EC", "crv": k.Curve.Params().Name, "x": b64(point[1 : 1+size]), "y": b64(point[1+size:])}
 	case *rsa.PublicKey:
 		return map[string]any{"kty": "RSA", "n": b64(k.N.Bytes()), "e": b64(big.NewInt(int64(k.E)).Bytes())}
 	}

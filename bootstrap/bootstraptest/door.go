@@ -133,12 +133,12 @@ func New(t testing.TB, o Options) *Door {
 		t.Fatal(err)
 	}
 	d.Crl = crl.New(crl.Config{Store: d.DB, Now: now})
-	d.Owners = ownership.New(ownership.Config{Store: d.DB, Registry: d.Registry, Revoker: d.Crl, CheckTemplate: d.Planner.CheckFirstBoot, Now: now})
+	d.Owners = ownership.New(ownership.Config{Store: d.DB, Registry: d.Registry, Revoker: d.Crl, TemplateGroups: d.Planner.FirstBootGroups, Now: now})
 	d.Gate = bootstrap.NewGate(bootstrap.GateConfig{CA: d.CA, Records: d.DB, Registry: d.Registry, Revoked: d.Set, Owners: d.Owners, Now: now})
 	if o.Dark != nil {
 		o.Dark.Store = d.DB
 	}
-	d.Service = bootstrap.New(bootstrap.Config{Gate: d.Gate, Issuer: d.CA, Planner: d.Planner, Registry: d.Registry, Records: d.DB, Orders: provisioner.New(provisioner.Config{Store: d.DB, Now: now}), DailyLimit: o.Limit, Dark: o.Dark, Withdrawer: d.Crl, Renewed: o.Renewed, Advise: o.Advise, Now: now})
+	d.Service = bootstrap.New(bootstrap.Config{Gate: d.Gate, Issuer: d.CA, Planner: d.Planner, Registry: d.Registry, Records: d.DB, Orders: provisioner.New(provisioner.Config{Store: d.DB, Units: d.DB, Now: now}), DailyLimit: o.Limit, Dark: o.Dark, Withdrawer: d.Crl, Renewed: o.Renewed, Advise: o.Advise, Now: now})
 	if o.Template == "" {
 		o.Template = Template
 	}

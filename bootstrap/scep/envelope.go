@@ -109,6 +109,7 @@ func (e *envelope) open() ([]byte, error) {
 	if len(e.iv) != aes.BlockSize || len(e.encrypted) == 0 || len(e.encrypted)%aes.BlockSize != 0 {
 		return nil, ErrEnvelope.New("")
 	}
+	//lint:ignore SA1019 SCEP has no other form that clients speak (RFC 8894, Section 3.5.2); SessionKeyLen makes bad padding look like a wrong key
 	secret, err := e.to.Decrypter.Decrypt(rand.Reader, e.key, &rsa.PKCS1v15DecryptOptions{SessionKeyLen: size})
 	if err != nil {
 		return nil, ErrEnvelope.Wrap(err, "")
@@ -153,6 +154,7 @@ func sealFor(to *x509.Certificate, algorithm der.OID, content []byte) ([]byte, e
 		padded[len(content)+i] = byte(n)
 	}
 	cipher.NewCBCEncrypter(block, iv).CryptBlocks(padded, padded)
+	//lint:ignore SA1019 as above
 	key, err := rsa.EncryptPKCS1v15(rand.Reader, to.PublicKey.(*rsa.PublicKey), secret)
 	if err != nil {
 		return nil, err

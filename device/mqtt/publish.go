@@ -8,9 +8,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// noSubscriber is the reason code of success without anybody listening.
-const noSubscriber = 0x10
-
 // Send publishes without waiting. For QoS 1, done is called once, with the
 // acknowledgement or with what came in between; for QoS 0, after the message
 // was written. It is called on the reading goroutine or on this one and must

@@ -47,36 +47,50 @@ function request(pair) {
   return execFileSync("openssl", ["req", "-new", "-key", at(pair + ".key"), "-subj", "/CN=device"], { encoding: "utf8" });
 }
 
+let open; // the newest connection
+
 // connect is one connection as one of the two certificates.
 async function connect(pair) {
+  open?.close(); // one that was lost would come back by itself, and end this one
   const [host, port] = endpoint.split(":");
   const config = iot.AwsIotMqttConnectionConfigBuilder.new_mtls_builder_from_path(at(pair + ".pem"), at(pair + ".key"))
     .with_certificate_authority_from_path(undefined, at("root.pem")).with_endpoint(host).with_port(Number(port)).with_client_id(thing).with_clean_session(true).build();
   const client = new mqtt.MqttClient().new_connection(config);
   const waiting = new Map();
+  let lost;
   client.on("error", () => {}); // whoever waits for an answer hears of it
+  client.on("interrupt", (err) => {
+    lost = err; // nothing is subscribed any more: what is asked now gets no answer
+    for (const one of [...waiting.values()]) one.fail(err);
+  });
   await client.connect();
   const listen = (topic, payload) => {
     const answer = JSON.parse(Buffer.from(payload).toString());
-    waiting.get(answer.clientToken)?.(topic, answer);
+    waiting.get(answer.clientToken)?.take(topic, answer);
   };
   const jobs = `$aws/things/${thing}/jobs`;
+  const close = () => client.disconnect().catch(() => {});
+  open = { close };
   for (const filter of [`$hallmark/things/${thing}/certificate/renew/+`, `${jobs}/start-next/+`, `${jobs}/+/update/+`]) {
     await client.subscribe(filter, mqtt.QoS.AtLeastOnce, listen);
   }
   const ask = (topic, body) => new Promise((done, fail) => {
+    if (lost) throw lost;
     const clientToken = crypto.randomUUID();
-    const timer = setTimeout(() => fail(new Error("no answer to " + topic)), 30000);
-    waiting.set(clientToken, (on, answer) => {
+    const end = (then, value) => {
       waiting.delete(clientToken);
       clearTimeout(timer);
-      if (on === topic + "/accepted") done(answer);
-      else fail(new Error(`${answer.code}: ${answer.message}`));
+      then(value);
+    };
+    const timer = setTimeout(() => end(fail, new Error("no answer to " + topic)), 30000);
+    waiting.set(clientToken, {
+      take: (on, answer) => (on === topic + "/accepted" ? end(done, answer) : end(fail, new Error(`${answer.code}: ${answer.message}`))),
+      fail: (err) => end(fail, err),
     });
-    client.publish(topic, JSON.stringify({ ...body, clientToken }), mqtt.QoS.AtLeastOnce).catch(fail);
+    client.publish(topic, JSON.stringify({ ...body, clientToken }), mqtt.QoS.AtLeastOnce).catch((err) => end(fail, err));
   });
   const update = (job, status, statusDetails) => ask(`${jobs}/${job}/update`, { status, statusDetails });
-  return { ask, update, close: () => client.disconnect() };
+  return { ask, update, close };
 }
 
 // rotate does one job, from where the last life left it; the connection to go on with.
@@ -166,8 +180,8 @@ async function anyhow() {
   }
 }
 
-(async () => {
-  let connection = await anyhow();
+// live does what it is asked for, until the connection is lost.
+async function live(connection) {
   for (;;) {
     const { execution } = await connection.ask(`$aws/things/${thing}/jobs/start-next`, {});
     if (!execution?.jobId) await pause(2000);
@@ -175,7 +189,15 @@ async function anyhow() {
       await connection.update(execution.jobId, "REJECTED", { reason: "not known to this device" });
     } else connection = await rotate(connection, execution.jobId, execution.jobDocument);
   }
-})().catch((err) => {
-  console.error(err);
-  process.exit(1);
-});
+}
+
+(async () => {
+  for (;;) {
+    try {
+      await live(await anyhow());
+    } catch (err) {
+      console.error(`${err.message}; connecting again`);
+      await pause(5000 * Math.random()); // not the whole fleet at one moment
+    }
+  }
+})();

@@ -13,6 +13,7 @@ import base64
 import json
 import os
 import queue
+import random
 import ssl
 import sys
 import time
@@ -71,7 +72,12 @@ def context(pair):
 class Connection:
     """One connection as one of the two certificates."""
 
+    open = None  # the newest one
+
     def __init__(self, pair):
+        if Connection.open is not None:  # one that was lost would come back by itself, and end this one
+            Connection.open.close()
+        Connection.open = None
         self.answers, self.up = queue.Queue(), queue.Queue()
         args = dict(client_id=thing, protocol=mqtt.MQTTv311, clean_session=True)
         if hasattr(mqtt, "CallbackAPIVersion"):  # paho-mqtt 2
@@ -89,6 +95,7 @@ class Connection:
         if code != 0:
             self.close()
             raise ConnectionError("no answer") if code is None else Refused(f"the broker refused: {code}")
+        Connection.open = self
         own, jobs = f"$hallmark/things/{thing}", f"$aws/things/{thing}/jobs"
         self.client.subscribe([(f"{own}/certificate/renew/+", 1), (f"{jobs}/start-next/+", 1), (f"{jobs}/+/update/+", 1), (f"{jobs}/notify-next", 1)])
 
@@ -217,8 +224,8 @@ def anyhow():
         time.sleep(min(2**refusals, 60))
 
 
-def main():
-    connection = anyhow()
+def live(connection):
+    """Does what it is asked for, until the connection is lost."""
     while True:
         execution = connection.ask(f"$aws/things/{thing}/jobs/start-next", {}).get("execution") or {}
         job, document = execution.get("jobId"), execution.get("jobDocument", {})
@@ -230,4 +237,9 @@ def main():
             connection = rotate(connection, job, document)
 
 
-main()
+while True:
+    try:
+        live(anyhow())
+    except (OSError, RuntimeError) as err:
+        print(f"{err}; connecting again", file=sys.stderr, flush=True)
+        time.sleep(5 * random.random())  # not the whole fleet at one moment

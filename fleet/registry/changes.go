@@ -24,6 +24,7 @@ type changes struct {
 	some  [4096]atomic.Uint64 // by certificate or thing
 	whole [64]atomic.Uint64   // by tenant
 	all   atomic.Uint64
+	wide  atomic.Uint64 // those of a whole tenant, or of everything
 
 	mu sync.Mutex
 	ch chan struct{}
@@ -51,10 +52,12 @@ func (c *changes) note(ch Change) {
 	case ch.Thing != "":
 		c.thing(ch.Tenant, ch.Thing).Add(1)
 	case ch.Tenant == "":
+		c.wide.Add(1)
 		for i := range c.whole {
 			c.whole[i].Add(1)
 		}
 	default:
+		c.wide.Add(1)
 		c.tenant(ch.Tenant).Add(1)
 	}
 	c.all.Add(1)
@@ -71,6 +74,11 @@ func (r *Registry) Changed() <-chan struct{} {
 	defer r.changes.mu.Unlock()
 	return r.changes.ch
 }
+
+// Wide rises with every change that this process hears of and that is about a tenant
+// and not one certificate or thing of it: a registered CA, a policy's version, a
+// group. Take it before looking.
+func (r *Registry) Wide() uint64 { return r.changes.wide.Load() }
 
 // Generation rises with every change that this process hears of.
 func (r *Registry) Generation() uint64 { return r.changes.all.Load() }

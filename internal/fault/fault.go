@@ -41,7 +41,19 @@ type Definition struct {
 	Code string // stable, lower case with hyphens, unique in the program
 	What string // one sentence: what happened
 	Next string // one sentence: what to do now
+
+	expected bool
 }
+
+// Expected marks a fault that somebody's decision makes, and not a failure: whoever
+// asks has to hear of it, and nobody has to look into the log for it. It returns d.
+func (d *Definition) Expected() *Definition {
+	d.expected = true
+	return d
+}
+
+// IsExpected tells whether a fault is as somebody decided.
+func (d *Definition) IsExpected() bool { return d.expected }
 
 var (
 	mu       sync.Mutex
