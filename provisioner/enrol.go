@@ -50,7 +50,7 @@ func (p *Provisioner) enrolment(ctx context.Context, tenant, order, unit string,
 	case len(b.Stations) > 0:
 		return nil, ErrOrderStation.New("Order %s is made at its stations only.", b.ID).With("order", b.ID)
 	case b.KeyOrigin != profile.OriginClaimed && !(attested && b.KeyOrigin == profile.OriginAttested):
-		return nil, ErrOrderStation.New("Order %s states keys of the origin %s, which nothing shows here.", b.ID, b.KeyOrigin).With("order", b.ID)
+		return nil, originUnshown(b)
 	case b.NotBefore != 0 && now < b.NotBefore || b.NotAfter != 0 && now >= b.NotAfter:
 		return nil, ErrOrderWindow.New("Order %s runs from %s to %s.", b.ID, unixText(b.NotBefore), unixText(b.NotAfter)).With("order", b.ID)
 	}

@@ -287,6 +287,14 @@ func (b *Body) Check() error {
 	return b.Serials.check(b.Quantity)
 }
 
+// Ahead refuses a new order whose window is over already.
+func (p *Provisioner) Ahead(b *Body) error {
+	if now := p.now(); b.NotAfter != 0 && now.Unix() >= b.NotAfter {
+		return ErrOrderOver.New("Order %s would end at %s; now it is %s.", b.ID, unixText(b.NotAfter), unixText(now.Unix()))
+	}
+	return nil
+}
+
 // printableText tells whether a text for people is at most 64 characters that can
 // be seen: control and direction characters would change what a reader sees (A55).
 func printableText(s string) bool {

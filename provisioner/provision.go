@@ -24,16 +24,20 @@ type Issuer interface {
 	Authority(name string) (ca.Info, error)
 	Authorities() []ca.Info
 	Roots() []*x509.Certificate
+	// CrossesOf are the cross certificates of the root of an authority.
+	CrossesOf(a *x509.Certificate) []*x509.Certificate
 }
 
 // UnitStore persists what happens to units. Contract: Commit marks the unit of a
 // reservation as installed and keeps the evidence; it is idempotent, and refuses
 // (ErrUnitUnknown) when the reservation is not the unit's current one or another
-// station's. HolderOfKey finds
-// the unit of an order that has a public key, "" if none. Taken tells
-// whether an identity exists.
+// station's. Booted does the same without evidence, whatever station it was; it
+// refuses (ca.ErrHolderRevoked) a reservation that is not the unit's current one.
+// HolderOfKey finds the unit of an order that has a public key, "" if none. Taken
+// tells whether an identity exists.
 type UnitStore interface {
 	Commit(ctx context.Context, id ca.Identity, reservation int64, station string, evidence []byte, now time.Time) error
+	Booted(ctx context.Context, id ca.Identity, reservation int64, now time.Time) error
 	HolderOfKey(ctx context.Context, tenant, order string, spki [32]byte) (holder string, err error)
 	Taken(ctx context.Context, id ca.Identity) (bool, error)
 	Units(ctx context.Context, s access.Scope, order, after string, limit int) ([]Unit, error)
@@ -59,6 +63,9 @@ type Config struct {
 	Stations StationStore
 	Records  ca.Records
 	CA       Issuer
+	// Roots picks from all roots what a station of a tenant is told to trust: those that
+	// its units' certificates and the doors are under. nil takes all.
+	Roots func(ctx context.Context, tenant string, all []*x509.Certificate) ([]*x509.Certificate, error)
 	// Nonce derives the secret-keyed nonce of a reservation: the same for every
 	// replay, not known before the certificate.
 	Nonce func(reservation ca.Serial) []byte
@@ -129,7 +136,7 @@ type IssueAnswer struct {
 	ca.Issued
 	Order string
 	Unit  string
-	Chain [][]byte // issuing CA first
+	Chain [][]byte // issuing CA first, then the cross certificates of its root
 	Nonce []byte
 }
 
@@ -180,10 +187,20 @@ func (p *Provisioner) admit(v *verifiedOrder, station access.Actor) error {
 			return ErrOrderStation.New("Station %s, order %s.", station.Name, b.ID)
 		}
 	}
+	// A station says of a key that its device made it, or that it made it itself. It
+	// brings no attestation, and the manifest has no keys to compare with (S5).
+	if b.KeyOrigin != profile.OriginClaimed && b.KeyOrigin != profile.OriginStationMade {
+		return originUnshown(b)
+	}
 	if b.NotBefore != 0 && now < b.NotBefore || b.NotAfter != 0 && now >= b.NotAfter {
 		return ErrOrderWindow.New("Order %s runs from %s to %s.", b.ID, unixText(b.NotBefore), unixText(b.NotAfter)).With("order", b.ID)
 	}
 	return nil
+}
+
+// originUnshown refuses to certify where a key comes from when nobody showed it.
+func originUnshown(b *Body) error {
+	return ErrOrderStation.New("Order %s states keys of the origin %s, which nothing shows here.", b.ID, b.KeyOrigin).With("order", b.ID)
 }
 
 func unixText(s int64) string {
@@ -277,7 +294,7 @@ func (p *Provisioner) issueFor(ctx context.Context, v *verifiedOrder, by ca.Requ
 	if err != nil {
 		return IssueAnswer{}, err
 	}
-	return IssueAnswer{Issued: issued, Order: b.ID, Unit: unit, Chain: [][]byte{a.Cert.Raw}, Nonce: p.cfg.Nonce(issued.Serial)}, nil
+	return IssueAnswer{Issued: issued, Order: b.ID, Unit: unit, Chain: p.chain(&a), Nonce: p.cfg.Nonce(issued.Serial)}, nil
 }
 
 // printable is the subject's serialNumber: a PrintableString has no underscore.
@@ -378,6 +395,14 @@ func (p *Provisioner) Commit(ctx context.Context, station access.Actor, r Commit
 		return Unit{}, err
 	}
 	return Unit{Unit: r.Unit, Order: r.Order, Station: station.Name, State: "installed", Serial: rec.Serial, InstalledAt: now, Proven: proven}, nil
+}
+
+// Booted says that the device of a birth certificate lives: it showed the
+// certificate's key at a door. From then on a new key is rework (S9), as after a
+// commit. Without a signature to keep it is not proven (S12); a commit may still
+// bring one. It may be called inside of a transaction, and more than once.
+func (p *Provisioner) Booted(ctx context.Context, birth *ca.Record) error {
+	return p.cfg.Units.Booted(ctx, birth.Identity, birth.ID, p.now())
 }
 
 // FactoryOrder is what a station may know of an order.

@@ -203,10 +203,15 @@ func (p *Planner) Plan(ctx context.Context, in PlanInput) (Plan, error) {
 	}, nil
 }
 
-// CheckFirstBoot tells whether there is a template of the kind first-boot.
-func (p *Planner) CheckFirstBoot(ctx context.Context, s access.Scope, name string) error {
-	_, err := p.document(ctx, s, name, FirstBootTemplate)
-	return err
+// FirstBootGroups are the groups of a template, which has to be of the kind first-boot;
+// see [template.Template.Groups].
+func (p *Planner) FirstBootGroups(ctx context.Context, s access.Scope, name string) (named []string, more int, err error) {
+	t, err := p.document(ctx, s, name, FirstBootTemplate)
+	if err != nil {
+		return nil, 0, err
+	}
+	named, more = t.Groups()
+	return named, more, nil
 }
 
 // maxCertifiedName is ub-common-name (RFC 5280, Appendix A.1): the operational

@@ -46,6 +46,13 @@ type StationCode struct {
 // station; the same key may repeat it until the code expires, so that a crash
 // between redemption and certificate is not the end (A40); anything else is
 // ErrStationCode, and a wrong station counts as an attempt, which is kept.
+//
+// A station that there is gets a code, and is made anew by it with a new key, only
+// when it cannot come back as it was: it was revoked, or its certificates are over;
+// none of them is good, on hold or still to be signed, and its name is not blocked. Both steps
+// check it. The enrolment and a revocation end all other codes of the station that
+// nobody redeemed, and the former key cannot repeat its own. The entry in the trail
+// names both keys.
 type StationStore interface {
 	CreateStationCode(ctx context.Context, c StationCode) error
 	Redeem(ctx context.Context, hash [32]byte, station string, spki [32]byte, now time.Time) (Station, error)
@@ -132,11 +139,27 @@ func (p *Provisioner) stationCertificate(ctx context.Context, st Station, req *c
 	if err != nil {
 		return StationCertificate{}, err
 	}
-	out := StationCertificate{Station: st, DER: issued.DER, Chain: [][]byte{a.Cert.Raw}}
-	for _, r := range p.cfg.CA.Roots() {
+	out := StationCertificate{Station: st, DER: issued.DER, Chain: p.chain(&a)}
+	roots := p.cfg.CA.Roots()
+	if p.cfg.Roots != nil {
+		if roots, err = p.cfg.Roots(ctx, st.Tenant, roots); err != nil {
+			return StationCertificate{}, err
+		}
+	}
+	for _, r := range roots {
 		out.Roots = append(out.Roots, r.Raw)
 	}
 	return out, nil
+}
+
+// chain is what goes with a certificate: its authority, and the cross certificates by
+// which who trusts only another root accepts it too.
+func (p *Provisioner) chain(a *ca.Info) [][]byte {
+	out := [][]byte{a.Cert.Raw}
+	for _, cross := range p.cfg.CA.CrossesOf(a.Cert) {
+		out = append(out, cross.Raw)
+	}
+	return out
 }
 
 // StationOf finds the station that a certificate's record names, and refuses

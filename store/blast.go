@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"hallmark/access"
 	"hallmark/ca"
 	"hallmark/ca/profile"
 	"hallmark/crl"
+	"hallmark/fleet/presence"
 )
 
 var _ crl.BlastStore = (*DB)(nil)
@@ -53,7 +55,10 @@ func (db *DB) BlastSelect(ctx context.Context, tenant string, q crl.BlastQuery, 
 			and(`m.holder IN (SELECT k.holder FROM public_keys k WHERE k.spki = ` + n + ` AND k.tenant = $1)`)
 		}
 	}
-	for _, c := range []struct{ column, value string }{{"operator", q.Operator}, {"authority", q.Authority}, {"tool", q.Tool}} {
+	if q.Operator != "" { // the record says asserted:NAME where only the station named the operator (S13)
+		and(`m.operator IN (` + arg(q.Operator) + `, ` + arg("asserted:"+q.Operator) + `)`)
+	}
+	for _, c := range []struct{ column, value string }{{"authority", q.Authority}, {"tool", q.Tool}} {
 		if c.value != "" {
 			and(`m.` + c.column + ` = ` + arg(c.value))
 		}
@@ -93,9 +98,10 @@ func (db *DB) BlastSelect(ctx context.Context, tenant string, q crl.BlastQuery, 
 }
 
 // BlastLive implements [crl.BlastStore].
-func (db *DB) BlastLive(ctx context.Context, tenant string) (map[string]bool, error) {
+func (db *DB) BlastLive(ctx context.Context, tenant string, now time.Time) (map[string]bool, error) {
 	out := map[string]bool{}
-	rows, err := db.query(ctx, `SELECT DISTINCT c.holder FROM presence p JOIN device_certificates c ON c.tenant = p.tenant AND c.id = p.certificate WHERE p.connected = 1 AND p.tenant = $1`, tenant)
+	rows, err := db.query(ctx, `SELECT c.holder FROM presence p JOIN device_certificates c ON c.tenant = p.tenant AND c.id = p.certificate WHERE p.connected = 1 AND p.tenant = $1
+		UNION SELECT c.holder FROM certificate_uses u JOIN device_certificates c ON c.tenant = u.tenant AND c.id = u.certificate WHERE u.at > $2 AND u.tenant = $1`, tenant, millis(now.Add(-presence.Recent)))
 	return out, each(rows, err, func(r row) error {
 		var holder string
 		err := r.Scan(&holder)

@@ -17,11 +17,11 @@ const groupSelect = `SELECT ` + groupColumns + `, COALESCE(u.name, g.parent) FRO
 
 // groupRow is a group in its columns.
 type groupRow struct {
-	g                        registry.Group
-	folded, parent           string
-	attributes, tags, status string
-	created, updated         int64
-	mac                      []byte
+	g                registry.Group
+	folded, parent   string
+	attributes, tags string
+	created, updated int64
+	mac              []byte
 }
 
 func (r *groupRow) fields() [][]byte {

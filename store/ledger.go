@@ -11,6 +11,7 @@ import (
 	"hallmark/ca"
 	"hallmark/ca/tlog"
 	"hallmark/crl"
+	"hallmark/fleet/ownership"
 )
 
 // Ledger is the database as [ca.Ledger].
@@ -202,6 +203,9 @@ func (tx *txn) holder(c *ca.Claim) (h *held, newKey bool, err error) {
 	if a.blocked.Valid {
 		return nil, false, ca.ErrHolderBlocked.New("%s, since %s.", c.Holder, timeOf(a.blocked.Int64).Format(time.RFC3339))
 	}
+	if a.home.Valid {
+		return nil, false, ownership.ErrTaken.New("%s came from another tenant.", c.Holder)
+	}
 	newKey = !a.keyState.Valid
 	if !a.shown.Valid {
 		return nil, newKey, nil
@@ -330,7 +334,8 @@ func (tx *txn) insertReservation(c *ca.Claim, mac []byte) (id int64, err error) 
 }
 
 // pointIdentity makes the reservation the identity's current one. The condition
-// on the old reservation lets one of two nodes win.
+// on the old reservation and its state lets one of two nodes win, and keeps a unit
+// that another node installs meanwhile.
 func (tx *txn) pointIdentity(c *ca.Claim, h *held, id int64) error {
 	var n int64
 	var err error
@@ -338,8 +343,8 @@ func (tx *txn) pointIdentity(c *ca.Claim, h *held, id int64) error {
 		n, err = tx.exec(`INSERT INTO identities (tenant, holder, profile, slot, shown, account, station, reservation, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'reserved') ON CONFLICT (tenant, holder, profile, slot) DO NOTHING`,
 			c.Tenant, fold(c.Holder), c.Profile, c.Slot, c.Holder, c.Account, c.Requester.Station, id)
 	} else {
-		n, err = tx.exec(`UPDATE identities SET reservation = $1, station = $7, state = 'reserved', rekeys = rekeys + 1, installed_at = 0, evidence = NULL, mac = NULL WHERE tenant = $2 AND holder = $3 AND profile = $4 AND slot = $5 AND reservation = $6`,
-			id, c.Tenant, fold(c.Holder), c.Profile, c.Slot, h.id, c.Requester.Station)
+		n, err = tx.exec(`UPDATE identities SET reservation = $1, station = $7, state = 'reserved', rekeys = rekeys + 1, installed_at = 0, evidence = NULL, mac = NULL WHERE tenant = $2 AND holder = $3 AND profile = $4 AND slot = $5 AND reservation = $6 AND state = $8`,
+			id, c.Tenant, fold(c.Holder), c.Profile, c.Slot, h.id, c.Requester.Station, h.state)
 	}
 	if err == nil && n != 1 {
 		return errStale

@@ -154,6 +154,32 @@ func (db *DB) Commit(ctx context.Context, id ca.Identity, reservation int64, sta
 	})
 }
 
+// Booted implements [provisioner.UnitStore].
+func (db *DB) Booted(ctx context.Context, id ca.Identity, reservation int64, now time.Time) error {
+	return db.Atomic(ctx, func(ctx context.Context) error {
+		var current int64
+		var station, state string
+		err := db.queryRow(ctx, `SELECT reservation, station, state FROM identities WHERE tenant = $1 AND holder = $2 AND profile = $3 AND slot = $4`,
+			id.Tenant, fold(id.Holder), id.Profile, id.Slot).Scan(&current, &station, &state)
+		switch {
+		case err != nil && !errors.Is(err, sql.ErrNoRows):
+			return err
+		case err != nil || current != reservation || state == stateVoid:
+			return ca.ErrHolderRevoked.New("Unit %s has another key by now.", id.Holder)
+		case state == "installed":
+			return nil
+		}
+		at := millis(now)
+		n, err := db.exec(ctx, `UPDATE identities SET state = 'installed', installed_at = $1, evidence = NULL, mac = $2
+			WHERE tenant = $3 AND holder = $4 AND profile = $5 AND slot = $6 AND reservation = $7 AND station = $8 AND state = $9`,
+			at, db.installedMAC(id, reservation, station, at, nil), id.Tenant, fold(id.Holder), id.Profile, id.Slot, reservation, station, state)
+		if err == nil && n != 1 {
+			return errStale
+		}
+		return err
+	})
+}
+
 // installedMAC covers what a commit says. What comes before it is held against
 // the reservations.
 func (db *DB) installedMAC(id ca.Identity, reservation int64, station string, at int64, evidence []byte) []byte {
@@ -172,7 +198,8 @@ func (db *DB) HolderOfKey(ctx context.Context, tenant, order string, spki [32]by
 // Taken implements [provisioner.UnitStore].
 func (db *DB) Taken(ctx context.Context, id ca.Identity) (bool, error) {
 	var n int
-	err := db.queryRow(ctx, `SELECT COUNT(*) FROM identities WHERE tenant = $1 AND holder = $2 AND profile = $3 AND slot = $4 AND state <> '`+stateVoid+`'`, id.Tenant, fold(id.Holder), id.Profile, id.Slot).Scan(&n)
+	err := db.queryRow(ctx, `SELECT (SELECT COUNT(*) FROM identities WHERE tenant = $1 AND holder = $2 AND profile = $3 AND slot = $4 AND state <> '`+stateVoid+`')
+		+ (SELECT COUNT(*) FROM ownership WHERE owner = $1 AND holder = $2 AND home <> $1 AND $3 = 'idevid')`, id.Tenant, fold(id.Holder), id.Profile, id.Slot).Scan(&n)
 	return n > 0, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"hallmark/access"
 	"hallmark/fleet/ota"
 	"hallmark/fleet/ota/manifest"
+	"hallmark/fleet/registry"
 )
 
 var _ ota.Store = (*DB)(nil)
@@ -76,6 +77,20 @@ func (db *DB) AllArtifacts(ctx context.Context) (out []ota.Artifact, err error) 
 	err = each(rows, err, func(r row) error {
 		a, err := db.scanArtifact(r)
 		out = append(out, a)
+		return err
+	})
+	return out, err
+}
+
+// RunningVersions implements [ota.Store], by the index of the shadows.
+func (db *DB) RunningVersions(ctx context.Context, tenant string) (out []ota.Running, err error) {
+	const field = registry.PrefixShadow + ".reported.device.firmware."
+	rows, err := db.query(ctx, `SELECT c.text, v.text, COUNT(*) FROM thing_index v JOIN thing_index c ON c.tenant = v.tenant AND c.thing = v.thing AND c.field = $3
+		WHERE v.tenant = $1 AND v.field = $2 GROUP BY c.text, v.text ORDER BY c.text, v.text`, tenant, field+"version", field+"class")
+	err = each(rows, err, func(r row) error {
+		var v ota.Running
+		err := r.Scan(&v.Class, &v.Version, &v.Devices)
+		out = append(out, v)
 		return err
 	})
 	return out, err

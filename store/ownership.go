@@ -257,6 +257,11 @@ func (db *DB) UnsweptActs(ctx context.Context, limit int) ([]ownership.Act, erro
 	return db.acts(ctx, `WHERE unswept = 1 ORDER BY tenant, name LIMIT $1`, limit)
 }
 
+// Releases implements [ownership.Store].
+func (db *DB) Releases(ctx context.Context, tenant, name string, limit int) ([]ownership.Act, error) {
+	return db.acts(ctx, `WHERE code <> '' AND (tenant > $1 OR tenant = $1 AND name > $2) ORDER BY tenant, name LIMIT $3`, tenant, name, limit)
+}
+
 // PutAct implements [ownership.Store].
 func (db *DB) PutAct(ctx context.Context, a ownership.Act, was int64) error {
 	a.Version = was + 1

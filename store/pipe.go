@@ -246,13 +246,14 @@ const (
 	holdersSQL = `SELECT o.n, ` + holderColumns + ` FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[]) WITH ORDINALITY AS o (tenant, holder, profile, slot, spki, n) ` + holderJoins
 
 	holderColumns = `b.blocked_at, k.state, i.shown, i.station, i.account, i.state, i.rekeys, r.id, r.authority, r.serial, r.spki, r.tbs, r.shard, r.not_after,
-	c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at`
+	c.der, c.issued_at, c.leaf, v.reason, v.revoked_at, v.released_at, w.home`
 	holderJoins = `LEFT JOIN blocks b ON b.tenant = o.tenant AND b.holder = o.holder
 	LEFT JOIN public_keys k ON k.spki = o.spki
 	LEFT JOIN identities i ON i.tenant = o.tenant AND i.holder = o.holder AND i.profile = o.profile AND i.slot = o.slot
 	LEFT JOIN reservations r ON r.id = i.reservation
 	LEFT JOIN certificates c ON c.reservation = i.reservation
-	LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial`
+	LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+	LEFT JOIN ownership w ON o.profile = 'idevid' AND w.owner = o.tenant AND w.holder = o.holder AND w.home <> o.tenant`
 )
 
 func holderArgs(c *ca.Claim) []any {
@@ -263,10 +264,11 @@ func holderArgs(c *ca.Claim) []any {
 type holderRow struct {
 	blocked, rekeys, id, shard, notAfter, issuedAt, leaf, reason, revokedAt, freed sql.NullInt64
 	shown, station, account, state, authority, keyState                            sql.NullString
+	home                                                                           sql.NullString // of a unit of that name which the tenant has from another one
 	serial, spki, tbs, der                                                         []byte
 }
 
 func (h *holderRow) fields() []any {
 	return []any{&h.blocked, &h.keyState, &h.shown, &h.station, &h.account, &h.state, &h.rekeys, &h.id, &h.authority, &h.serial, &h.spki, &h.tbs, &h.shard, &h.notAfter,
-		&h.der, &h.issuedAt, &h.leaf, &h.reason, &h.revokedAt, &h.freed}
+		&h.der, &h.issuedAt, &h.leaf, &h.reason, &h.revokedAt, &h.freed, &h.home}
 }

@@ -14,11 +14,11 @@ var _ ca.Records = (*DB)(nil)
 
 const recordSelect = `SELECT r.id, r.authority, r.serial, r.tenant, r.account, r.profile, r.holder, r.slot, r.spki, r.tbs, r.shard, r.not_before, r.not_after,
 	r.requester, r.operator, r.tool, r.origin, r.reserved_at, c.der, COALESCE(c.issued_at, 0), COALESCE(c.leaf, -1),
-	COALESCE(i.shown, r.holder), COALESCE(i.state, ''),
+	COALESCE(i.shown, r.holder), CASE WHEN i.reservation = r.id THEN i.state ELSE '' END,
 	COALESCE(v.reason, 0), COALESCE(v.revoked_at, 0), COALESCE(v.revoked_by, ''), COALESCE(v.note, ''), COALESCE(v.released_at, 0)
 	FROM reservations r
 	LEFT JOIN certificates c ON c.reservation = r.id
-	LEFT JOIN identities i ON i.tenant = r.tenant AND i.holder = r.holder AND i.profile = r.profile AND i.slot = r.slot AND i.reservation = r.id
+	LEFT JOIN identities i ON i.tenant = r.tenant AND i.holder = r.holder AND i.profile = r.profile AND i.slot = r.slot
 	LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial `
 
 func scanRecord(r row) (ca.Record, error) {

@@ -73,12 +73,11 @@ func (db *DB) stationMAC(s *provisioner.Station) []byte {
 // CreateStationCode implements [provisioner.StationStore].
 func (db *DB) CreateStationCode(ctx context.Context, c provisioner.StationCode) error {
 	return db.Atomic(ctx, func(ctx context.Context) error {
-		var state string
-		err := db.queryRow(ctx, `SELECT state FROM stations WHERE tenant = $1 AND id = $2`, c.Tenant, c.Station).Scan(&state)
+		st, err := db.Station(ctx, access.Scope{Tenant: c.Tenant}, c.Station)
 		if err == nil {
-			return provisioner.ErrStationExists.New("Station %s is %s.", c.Station, state)
+			err = db.replaceable(ctx, &st, db.now())
 		}
-		if !errors.Is(err, sql.ErrNoRows) {
+		if err != nil && !errors.Is(err, provisioner.ErrStationUnknown) {
 			return err
 		}
 		mac := db.codeMAC(&c)
@@ -111,22 +110,50 @@ func (db *DB) Redeem(ctx context.Context, hash [32]byte, station string, spki [3
 			c.Attempts++
 			return db.moveCode(ctx, &c, mac) // the attempt is kept, the refusal returned below
 		}
-		if c.SPKI != nil {
-			st, err = db.Station(ctx, access.Scope{Tenant: c.Tenant}, station)
+		former, err := db.Station(ctx, access.Scope{Tenant: c.Tenant}, station)
+		if err != nil && !errors.Is(err, provisioner.ErrStationUnknown) {
 			return err
 		}
+		known := err == nil
+		if c.SPKI != nil {
+			if st = former; !known || st.SPKI != spki { // another took its place since
+				return provisioner.ErrStationCode.New("")
+			}
+			return nil
+		}
+		st = provisioner.Station{ID: c.Station, Tenant: c.Tenant, Site: c.Site, State: "active", SPKI: spki, EnrolledAt: timeOf(millis(now))}
+		made := db.stationMAC(&st)
+		var n int64
+		var old []byte
+		if known {
+			if err := db.replaceable(ctx, &former, now); err != nil {
+				return err
+			}
+			if err := db.neverUsed(ctx, &st); err != nil {
+				return err
+			}
+			access.RecordFrom(ctx).Note(func(e *access.TrailEntry) {
+				e.About = map[string]string{"key": hex.EncodeToString(spki[:]), "replaces": hex.EncodeToString(former.SPKI[:]), "was": former.State}
+			})
+			old = db.stationMAC(&former)
+			n, err = db.exec(ctx, `UPDATE stations SET site = $1, state = $2, spki = $3, enrolled_at = $4, mac = $5 WHERE tenant = $6 AND id = $7 AND mac = $8`,
+				st.Site, st.State, st.SPKI[:], millis(st.EnrolledAt), made, st.Tenant, st.ID, old)
+		} else {
+			n, err = db.exec(ctx, `INSERT INTO stations (tenant, id, site, state, spki, enrolled_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, id) DO NOTHING`,
+				st.Tenant, st.ID, st.Site, st.State, st.SPKI[:], millis(st.EnrolledAt), made)
+		}
+		if err == nil && n == 0 {
+			return errStale // another was faster
+		}
+		if err != nil {
+			return err
+		}
+		txFrom(ctx).reseal("stations", pair(st.Tenant, st.ID), old, made)
 		c.SPKI, c.RedeemedAt = &spki, now
 		if err := db.moveCode(ctx, &c, mac); err != nil {
 			return err
 		}
-		st = provisioner.Station{ID: c.Station, Tenant: c.Tenant, Site: c.Site, State: "active", SPKI: spki, EnrolledAt: timeOf(millis(now))}
-		made := db.stationMAC(&st)
-		n, err := db.exec(ctx, `INSERT INTO stations (tenant, id, site, state, spki, enrolled_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, id) DO NOTHING`,
-			st.Tenant, st.ID, st.Site, st.State, st.SPKI[:], millis(st.EnrolledAt), made)
-		if err == nil && n == 0 {
-			return provisioner.ErrStationExists.New("Station %s.", st.ID)
-		}
-		txFrom(ctx).reseal("stations", pair(st.Tenant, st.ID), nil, made)
+		err = db.endCodes(ctx, access.Scope{Tenant: st.Tenant}, st.ID)
 		clear(txFrom(ctx).trust)
 		return err
 	})
@@ -134,6 +161,68 @@ func (db *DB) Redeem(ctx context.Context, hash [32]byte, station string, spki [3
 		err = refused
 	}
 	return st, err
+}
+
+// replaceable refuses to make a station anew that could still come back as it was.
+func (db *DB) replaceable(ctx context.Context, st *provisioner.Station, now time.Time) error {
+	if st.State == "active" && now.Before(st.EnrolledAt.Add(provisioner.CodeLife)) {
+		return provisioner.ErrStationExists.New("Station %s has just enrolled.", st.ID) // or is about to get its certificate
+	}
+	holder := provisioner.StationHolder(st.ID)
+	block, blocked, err := db.BlockOf(ctx, access.Scope{Tenant: st.Tenant}, holder)
+	if err != nil {
+		return err
+	}
+	if blocked {
+		return provisioner.ErrStationExists.New("The name %s was blocked by %s at %s, for good.", st.ID, block.By, block.At.Format(time.RFC3339))
+	}
+	var live int64
+	err = db.queryRow(ctx, `SELECT COUNT(*) FROM reservations r LEFT JOIN revocations v ON v.authority = r.authority AND v.serial = r.serial
+		WHERE r.tenant = $1 AND r.holder = $2 AND r.not_after > $3 AND (v.serial IS NULL OR v.released_at <> 0 OR v.reason = $4)`,
+		st.Tenant, fold(holder), millis(now), holdReason).Scan(&live)
+	if err == nil && live > 0 {
+		return provisioner.ErrStationExists.New("Station %s is %s; certificates that are not over and not revoked for good: %d.", st.ID, st.State, live)
+	}
+	return err
+}
+
+// neverUsed refuses a key that the station had before: what it was certified for is
+// over or revoked (A14).
+func (db *DB) neverUsed(ctx context.Context, st *provisioner.Station) error {
+	var one int
+	err := db.queryRow(ctx, `SELECT 1 FROM reservations WHERE tenant = $1 AND holder = $2 AND spki = $3 LIMIT 1`, st.Tenant, fold(provisioner.StationHolder(st.ID)), st.SPKI[:]).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = provisioner.ErrStationKey.New("Station %s.", st.ID)
+	}
+	return err
+}
+
+// endCodes makes the codes of a station that nobody redeemed worthless: who has one
+// from before must not undo what was decided since. One that was tampered with is
+// worthless as it is, and stops nothing here.
+func (db *DB) endCodes(ctx context.Context, s access.Scope, id string) error {
+	type code struct {
+		provisioner.StationCode
+		mac []byte
+	}
+	var open []code
+	rows, err := db.query(ctx, `SELECT `+codeColumns+` FROM station_codes WHERE tenant = $1 AND station = $2 AND redeemed_at = 0 AND attempts < $3`, s.Tenant, id, provisioner.MaxCodeAttempts)
+	err = each(rows, err, func(r row) error {
+		c, mac, err := db.scanCode(r)
+		if errors.Is(err, ErrRowTampered) {
+			return nil
+		}
+		open = append(open, code{c, mac})
+		return err
+	})
+	for i := 0; err == nil && i < len(open); i++ {
+		open[i].Attempts = provisioner.MaxCodeAttempts
+		err = db.moveCode(ctx, &open[i].StationCode, open[i].mac)
+	}
+	return err
 }
 
 const stationColumns = `tenant, id, site, state, spki, enrolled_at, mac`
@@ -186,8 +275,11 @@ func (db *DB) RevokeStation(ctx context.Context, s access.Scope, id string) erro
 		if err == nil && n == 0 {
 			return errStale
 		}
+		if err != nil {
+			return err
+		}
 		txFrom(ctx).reseal("stations", pair(s.Tenant, id), old, mac)
 		clear(txFrom(ctx).trust)
-		return err
+		return db.endCodes(ctx, s, id)
 	})
 }

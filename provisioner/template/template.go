@@ -88,6 +88,26 @@ type policy struct {
 // Kind is the kind the template was parsed as.
 func (t *Template) Kind() Kind { return t.kind }
 
+// Groups are the thing groups that the template names, and how many it adds at least
+// whose names it has from the device.
+func (t *Template) Groups() (named []string, more int) {
+	if t.thing == nil || t.thing.groups == nil {
+		return nil, 0
+	}
+	elements, ok := t.thing.groups.(list)
+	if !ok {
+		return nil, 1
+	}
+	for _, e := range elements {
+		if l, ok := e.(literal); ok {
+			named = append(named, string(l))
+		} else {
+			more++
+		}
+	}
+	return named, more
+}
+
 // Parameter is one declared parameter.
 type Parameter struct {
 	Name     string

@@ -34,7 +34,7 @@ func Birth(t testing.TB, order, station, unit string) ca.Claim {
 	c := claim(t, order, 1_000_000, unit, unit+" birth")
 	c.Requester = ca.Requester{Actor: "station:" + station}
 	c.NotAfter = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
-	c.Operator, c.Tool = "ola", "t-"+station
+	c.Operator, c.Tool = "asserted:ola", "t-"+station
 	return c
 }
 
@@ -148,6 +148,7 @@ func blast(t *testing.T, open Open) {
 	}{
 		{"order", crl.BlastQuery{Order: "o", From: from}, 2*(n+n/2+n/4) + 2},
 		{"operator and tool", crl.BlastQuery{Operator: "ola", Tool: "t-bad", From: from}, want.Certificates + 1},
+		{"operator as recorded", crl.BlastQuery{Operator: "asserted:ola", Tool: "t-bad", From: from}, want.Certificates + 1},
 		{"authority", crl.BlastQuery{Authority: "devices", To: from}, 1},
 		{"key", crl.BlastQuery{Key: hex.EncodeToString(early.SPKI[:])}, 1},
 		{"station and order", crl.BlastQuery{Station: "bad", Order: "o"}, want.Certificates + 1},
@@ -307,4 +308,68 @@ func falseAlarm(t *testing.T, open Open) {
 	}
 	_, err = b.Start(t.Context(), ann, p.ID, crl.StageHold)
 	wantCode(t, err, crl.ErrBlastStage)
+}
+
+// releasedPlan is a false alarm whose hold had ended: after its release one person
+// revokes nothing with it, whatever was approved before (S36).
+func releasedPlan(t *testing.T, open Open) {
+	db := open(t)
+	var shift time.Duration
+	now := func() time.Time { return time.Now().Add(shift) }
+	skip := func(d time.Duration) { shift += d }
+	b := NewBlast(db, now)
+	order(t, db, "o", 1000)
+	const n = 20
+	serials := make([]ca.Serial, n)
+	Parallel(n, func(i int) { serials[i] = Make(t, db, Birth(t, "o", "s1", fmt.Sprintf("u%d", i))) })
+	ann, bob, eve := Officer("ann"), Officer("bob"), Officer("eve")
+	approve := func(p crl.BlastPlan, stage crl.BlastStage) error {
+		h := p.Hash(stage)
+		_, err := b.Approve(t.Context(), eve, p.ID, stage, hex.EncodeToString(h[:]))
+		return err
+	}
+	for _, aborted := range []bool{true, false} {
+		p, err := b.Plan(t.Context(), ann, crl.BlastRequest{Query: crl.BlastQuery{Station: "s1"}, Reason: crl.Superseded, Reenrol: true, PerSecond: 10_000}, false)
+		must(t, err)
+		_, err = b.Start(t.Context(), ann, p.ID, crl.StageHold)
+		must(t, err)
+		if p = Work(t, b, skip, p.ID, 0); p.State != crl.BlastReady || p.Progress.Reports[0].Changed != n {
+			t.Fatalf("hold: %s %+v", p.State, p.Progress.Reports)
+		}
+		must(t, approve(p, crl.StageRevoke))
+		must(t, approve(p, crl.StageRelease))
+		if aborted {
+			if p, err = b.Abort(t.Context(), ann, p.ID); err != nil || len(p.Progress.Approvals) != 0 {
+				t.Errorf("aborted, with approvals of before: %v %+v", err, p.Progress.Approvals)
+			}
+			_, err = b.Start(t.Context(), bob, p.ID, crl.StageRelease)
+			wantCode(t, err, crl.ErrBlastApproval)
+			must(t, approve(p, crl.StageRelease))
+		}
+		_, err = b.Start(t.Context(), bob, p.ID, crl.StageRelease)
+		must(t, err)
+		wantCode(t, approve(p, crl.StageRevoke), crl.ErrBlastStage) // while it releases
+		if p = Work(t, b, skip, p.ID, 0); p.State != crl.BlastAborted || p.Progress.Reports[1].Changed != n {
+			t.Errorf("release: %s %+v", p.State, p.Progress.Reports)
+		}
+		wantCode(t, approve(p, crl.StageRevoke), crl.ErrBlastStage)
+		for _, stage := range []crl.BlastStage{crl.StageRevoke, crl.StageHold} {
+			_, err = b.Start(t.Context(), bob, p.ID, stage)
+			wantCode(t, err, crl.ErrBlastStage)
+		}
+		// So does a plan that was released before plans ended so.
+		was := p.Version
+		p.State, p.Version = crl.BlastReady, was+1
+		p.Progress.Approvals = map[crl.BlastStage]crl.BlastApproval{crl.StageRevoke: {By: "eve", At: now()}}
+		must(t, db.PutBlast(t.Context(), p, was))
+		_, err = b.Start(t.Context(), bob, p.ID, crl.StageRevoke)
+		wantCode(t, err, crl.ErrBlastStage)
+		for _, serial := range serials {
+			story, err := db.Story(t.Context(), tenant, "devices", serial)
+			must(t, err)
+			if v := story.Revocation; v == nil || v.ReleasedAt.IsZero() {
+				t.Fatalf("aborted %v: %+v", aborted, v)
+			}
+		}
+	}
 }

@@ -37,6 +37,8 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		{"Fifty requests for one unit and key make one reservation", oneUnit},
 		{"First recorded signature wins S8", firstWins},
 		{"A new key before installation replaces, after it is rework S9", rekey},
+		{"A unit that booted is installed, and a new key is rework S9 S11", booted},
+		{"A new key and an installation of one unit do not both win S10", installRace},
 		{"One key never has two holders A15", oneKey},
 		{"Names that differ in case are one identity A51", caseFold},
 		{"A revoked requester gets nothing, also inside the batch S19", requester},
@@ -49,10 +51,12 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		{"The log has no holes", dense},
 		{"An order row that nobody signed is not an order's limit S32", closedOrder},
 		{"A station code is redeemed once A40", redeem},
+		{"A station comes back with a new key only when the old one cannot S14 S16", retake},
 		{"A look-up sees its own tenant only", tenants},
 		{"A panic in a transaction ends that request only A57", panics},
 		{"A plan revokes what it covers, by two people, and goes on after a stop A33 A34 S36", blast},
 		{"A plan that was a false alarm takes its own holds back S36", falseAlarm},
+		{"A plan that was released is over S36", releasedPlan},
 		{"What waits for a second person is asked for once and decided once S36", wishes},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
@@ -65,6 +69,10 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		t.Run("Two services make one reservation for one unit", func(t *testing.T) {
 			o := open(t)
 			oneUnitOn(t, o(t), o(t))
+		})
+		t.Run("Of two services one gives a new key or the other installs a unit S10", func(t *testing.T) {
+			o := open(t)
+			installRaceOn(t, o(t), o(t))
 		})
 	}
 }
@@ -267,8 +275,8 @@ func rekey(t *testing.T, open Open) {
 	}
 	rec, err := db.RecordBySerial(t.Context(), tenant, "", first.Serial)
 	must(t, err)
-	if !rec.Revoked() || rec.State != "" {
-		t.Errorf("the replaced certificate: revoked %t, state %q", rec.Revoked(), rec.State)
+	if !rec.Revoked() || rec.State != "" || rec.Shown != "U1" {
+		t.Errorf("the replaced certificate: revoked %t, state %q, holder %q", rec.Revoked(), rec.State, rec.Shown)
 	}
 	_, err = issue("k1") // the replaced key does not come back
 	wantCode(t, err, ca.ErrHolderRevoked)
@@ -278,6 +286,106 @@ func rekey(t *testing.T, open Open) {
 	if _, err := issue("k2"); err != nil {
 		t.Errorf("an installed unit gets its certificate again: %v", err)
 	}
+}
+
+func booted(t *testing.T, open Open) {
+	db := open(t)
+	order(t, db, "o", 2)
+	l, id := db.Ledger(), ca.Identity{Tenant: tenant, Holder: "U1", Profile: "idevid"}
+	issue := func(key string) (ca.Reservation, error) {
+		r, issued, err := l.Reserve(t.Context(), claim(t, "o", 2, "U1", key))
+		if err == nil && issued == nil {
+			_, err = l.Record(t.Context(), r, []byte("der "+key))
+		}
+		return r, err
+	}
+	first, err := issue("k1")
+	must(t, err)
+	second, err := issue("k2")
+	must(t, err)
+	wantCode(t, db.Booted(t.Context(), id, first.ID, time.Now()), ca.ErrHolderRevoked)
+	wantCode(t, db.Booted(t.Context(), ca.Identity{Tenant: "other", Holder: "U1", Profile: "idevid"}, second.ID, time.Now()), ca.ErrHolderRevoked)
+	at := time.Now().Truncate(time.Millisecond)
+	for i := range 2 {
+		must(t, db.Booted(t.Context(), id, second.ID, at.Add(time.Duration(i)*time.Minute)))
+	}
+	_, err = issue("k3")
+	wantCode(t, err, ca.ErrRework)
+	_, err = issue("k2")
+	must(t, err)
+	unit := func() provisioner.Unit {
+		t.Helper()
+		units, err := db.Units(t.Context(), access.Scope{Tenant: tenant}, "o", "", 10)
+		must(t, err)
+		return units[0]
+	}
+	if u := unit(); u.State != "installed" || u.Proven || !u.InstalledAt.Equal(at) || u.Serial != second.Serial || u.Rekeys != 1 {
+		t.Errorf("after the boot %+v", u)
+	}
+	must(t, db.Commit(t.Context(), id, second.ID, "", []byte("sig"), time.Now()))
+	if u := unit(); !u.Proven || !u.InstalledAt.Equal(at) {
+		t.Errorf("after a commit %+v", u)
+	}
+	must(t, db.EachIdentity(t.Context(), func(i ca.FsckIdentity) error {
+		if !i.Genuine {
+			t.Errorf("the row of %s is not as it was written", i.Holder)
+		}
+		return nil
+	}))
+}
+
+func installRace(t *testing.T, open Open) { installRaceOn(t, open(t)) }
+
+// installRaceOn has a commit or a boot and a new key meet, again and again: whoever is
+// told yes keeps it.
+func installRaceOn(t *testing.T, dbs ...*store.DB) {
+	const rounds = 60
+	one, two := dbs[0], dbs[len(dbs)-1]
+	order(t, one, "o", rounds)
+	won := [2]int{}
+	for n := range rounds {
+		unit := fmt.Sprintf("U%d", n)
+		id := ca.Identity{Tenant: tenant, Holder: unit, Profile: "idevid"}
+		r, _, err := one.Ledger().Reserve(t.Context(), claim(t, "o", rounds, unit, "k"+unit))
+		must(t, err)
+		_, err = one.Ledger().Record(t.Context(), r, []byte("der "+unit))
+		must(t, err)
+		other := claim(t, "o", rounds, unit, "other"+unit)
+		start := make(chan struct{})
+		var installed, replaced error
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			<-start
+			if n%2 == 0 {
+				installed = one.Booted(context.Background(), id, r.ID, time.Now())
+			} else {
+				installed = one.Commit(context.Background(), id, r.ID, "", []byte("sig"), time.Now())
+			}
+		})
+		wg.Go(func() {
+			<-start
+			_, _, replaced = two.Ledger().Reserve(context.Background(), other)
+		})
+		close(start)
+		wg.Wait()
+		rec, err := one.RecordBySerial(t.Context(), tenant, "", r.Serial)
+		must(t, err)
+		switch {
+		case installed == nil && errors.Is(replaced, ca.ErrRework):
+			won[0]++
+			if rec.Revoked() || rec.State != "installed" {
+				t.Errorf("%s was installed, and is revoked %t, %q", unit, rec.Revoked(), rec.State)
+			}
+		case replaced == nil && (errors.Is(installed, ca.ErrHolderRevoked) || errors.Is(installed, provisioner.ErrUnitUnknown)):
+			won[1]++
+			if !rec.Revoked() || rec.State != "" {
+				t.Errorf("%s was replaced, and is revoked %t, %q", unit, rec.Revoked(), rec.State)
+			}
+		default:
+			t.Errorf("%s: installed %v, replaced %v", unit, installed, replaced)
+		}
+	}
+	t.Logf("%d installed, %d replaced", won[0], won[1])
 }
 
 func oneKey(t *testing.T, open Open) {
@@ -602,6 +710,76 @@ func redeem(t *testing.T, open Open) {
 	if ok.Load() != 1 || refused.Load() != 99 {
 		t.Errorf("%d redeemed, %d refused", ok.Load(), refused.Load())
 	}
+}
+
+// retake is what the second computer of a station goes through.
+func retake(t *testing.T, open Open) {
+	db, ctx, scope := open(t), t.Context(), access.Scope{Tenant: tenant}
+	now := time.Now()
+	day := 24 * time.Hour
+	code := func(text string) error {
+		return db.CreateStationCode(ctx, provisioner.StationCode{Hash: sha256.Sum256([]byte(text)), Tenant: tenant, Station: "st-1", Site: "x", CreatedBy: "ann", ExpiresAt: time.Now().Add(time.Hour)})
+	}
+	enrol := func(text, key string) error {
+		_, err := db.Redeem(ctx, sha256.Sum256([]byte(text)), "st-1", sha256.Sum256([]byte(key)), now)
+		return err
+	}
+	certify := func(key string, until time.Time) ca.Serial {
+		t.Helper()
+		c := claim(t, "", 0, provisioner.StationHolder("st-1"), key)
+		c.Profile, c.NotAfter, c.Rekey, c.Requester = string(profile.Station), until, ca.RekeyRefuse, ca.Requester{Actor: "station:st-1", Station: "st-1"}
+		r, _, err := db.Ledger().Reserve(ctx, c)
+		must(t, err)
+		_, err = db.Ledger().Record(ctx, r, []byte("certificate of "+key))
+		must(t, err)
+		return r.Serial
+	}
+	revoke := func(serial ca.Serial, r crl.Reason) {
+		t.Helper()
+		s, err := db.Story(ctx, tenant, "devices", serial)
+		must(t, err)
+		must(t, db.Revoke(ctx, s, r, time.Now(), "bob", ""))
+	}
+	must(t, code("first"))
+	must(t, code("spare"))
+	must(t, enrol("first", "k1"))
+	wantCode(t, enrol("spare", "k2"), provisioner.ErrStationCode)
+	wantCode(t, code("early"), provisioner.ErrStationExists) // it may be about to get its certificate
+	one := certify("k1", now.Add(90*day))
+
+	// Its name is not free while its certificate could be good.
+	revoke(one, crl.CertificateHold)
+	must(t, db.RevokeStation(ctx, scope, "st-1"))
+	wantCode(t, code("held"), provisioner.ErrStationExists)
+	revoke(one, crl.PrivilegeWithdrawn)
+
+	// A code from before the revocation does not undo it, one from after it does, once.
+	must(t, code("lost"))
+	must(t, db.RevokeStation(ctx, scope, "st-1"))
+	wantCode(t, enrol("lost", "k2"), provisioner.ErrStationCode)
+	must(t, code("second"))
+	wantCode(t, enrol("second", "k1"), provisioner.ErrStationKey)
+	must(t, enrol("second", "k2"))
+	must(t, enrol("second", "k2"))
+	wantCode(t, enrol("second", "k3"), provisioner.ErrStationCode)
+	wantCode(t, enrol("first", "k1"), provisioner.ErrStationCode) // the former may not come again
+	st, err := db.Station(ctx, scope, "st-1")
+	must(t, err)
+	if st.State != "active" || st.SPKI != sha256.Sum256([]byte("k2")) {
+		t.Errorf("%+v", st)
+	}
+	c := claim(t, "", 0, provisioner.StationHolder("st-1"), "k9")
+	c.Profile, c.Requester = string(profile.Station), ca.Requester{Actor: "station:st-1", Station: "st-1", Authority: "devices", Serial: one}
+	_, _, err = db.Ledger().Reserve(ctx, c)
+	wantCode(t, err, ca.ErrRequesterRevoked) // its certificate stays revoked
+	certify("k2", now.Add(90*day))
+
+	// S16 holds: a name that was blocked stays so.
+	must(t, db.RevokeStation(ctx, scope, "st-1"))
+	_, err = db.Block(ctx, tenant, provisioner.StationHolder("st-1"), time.Now(), "bob", "")
+	must(t, err)
+	wantCode(t, code("fifth"), provisioner.ErrStationExists)
+	must(t, db.BrokenRows(ctx, func(object string, err error) { t.Errorf("%s: %v", object, err) }))
 }
 
 func tenants(t *testing.T, open Open) {
