@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -28,13 +29,18 @@ type Uplink interface {
 	Order(ctx context.Context, id string) (factoryapi.FactoryOrder, error)
 	Issue(ctx context.Context, r factoryapi.IssueRequest) (factoryapi.IssueAnswer, error)
 	Commit(ctx context.Context, r factoryapi.CommitRequest) (factoryapi.CommitAnswer, error)
+	// Skew is how far the service's clock is ahead of the station's, by the
+	// last answer; known is false before the first.
+	Skew() (skew time.Duration, known bool)
 }
 
 // Journal is the spool as a station uses it. Contract: Append returns nil when
-// the record is durable, and nothing of it stays otherwise.
+// the record is durable, and nothing of it stays otherwise; Named finds the job
+// of a unit that was worked on last, whatever its case.
 type Journal interface {
 	Append(r spool.Record) error
 	Unit(job string) (spool.Unit, bool)
+	Named(order, unit string) (spool.Unit, bool)
 	Unfinished() []spool.Unit
 }
 
@@ -54,7 +60,9 @@ type Config struct {
 	Tool string
 	// StepTimeout bounds each thing a device is asked to do; 0 means 30 s.
 	StepTimeout time.Duration
-	// StopAfter that many units in a row that did not pass; 0 means never.
+	// StopAfter that many units in a row that did not pass; 0 means never. What an
+	// earlier run left and cannot be finished says nothing of the units in the
+	// nests and is left out.
 	StopAfter int
 	// Budget of the line for a certificate; 0 means 1 s. More turns the andon yellow.
 	Budget time.Duration
@@ -74,6 +82,7 @@ type Station struct {
 	cfg   Config
 	log   *slog.Logger
 	roots *x509.CertPool
+	ended bool // the order is closed: of the units that come, only those that were begun are worked on
 
 	stopOnce sync.Once
 	stopping chan struct{}
@@ -83,14 +92,19 @@ type Station struct {
 	took     []time.Duration
 	inARow   int
 	inNest   map[string]bool
-	passed   map[string]bool
+	last     map[string]verdict // of each job: a unit that failed may pass yet
 	stopWith error
 }
 
 const (
 	maxNests    = 64
 	maxMeasured = 100_000
+	maxOperator = 64  // octets of a name
+	maxNote     = 500 // octets of what the journal says of a failure
 	renewEvery  = time.Hour
+	// maxSkew is how far the clocks of station and service may be apart (S38). The
+	// service dates certificates back by ten minutes, which have to cover it.
+	maxSkew = 5 * time.Minute
 )
 
 // New makes a station.
@@ -104,8 +118,8 @@ func New(cfg Config) (*Station, error) {
 		return nil, ErrConfig.New("There is no root to trust.")
 	case cfg.Nests < 0 || cfg.Nests > maxNests:
 		return nil, ErrConfig.New("The number of nests is between 1 and %d.", maxNests)
-	case len(cfg.Operator) > 64:
-		return nil, ErrConfig.New("The operator's name is longer than 64 octets.")
+	case len(cfg.Operator) > maxOperator:
+		return nil, ErrConfig.New("The operator's name is longer than %d octets.", maxOperator)
 	}
 	if cfg.Nests == 0 {
 		cfg.Nests = 1
@@ -131,7 +145,7 @@ func New(cfg Config) (*Station, error) {
 	if cfg.pause == nil {
 		cfg.pause = sleep
 	}
-	s := &Station{cfg: cfg, log: cfg.Log, roots: x509.NewCertPool(), stopping: make(chan struct{}), inNest: map[string]bool{}, passed: map[string]bool{}}
+	s := &Station{cfg: cfg, log: cfg.Log, roots: x509.NewCertPool(), stopping: make(chan struct{}), inNest: map[string]bool{}, last: map[string]verdict{}}
 	for _, r := range cfg.Roots {
 		s.roots.AddCert(r)
 	}
@@ -178,23 +192,43 @@ func (s *Station) Run(ctx context.Context, source Source) (Summary, error) {
 	defer renewal.Wait()
 	defer cancel()
 
-	// 1. What was begun, oldest first, whatever order it belongs to.
+	// 1. The order, and with it the time: a clock that is wrong refuses every
+	// certificate, when each has cost the order a unit.
+	o, err := s.cfg.Uplink.Order(ctx, s.cfg.Order)
+	if err := s.checkClock(); err != nil {
+		return s.end(begin, err)
+	}
+	if source != nil && err == nil {
+		s.tell(Event{State: "order", Order: o.Id, Detail: o.State, Used: &o.Used, Quantity: &o.Quantity})
+	}
+	// 2. What was begun, oldest first, whatever order it belongs to.
 	s.each(ctx, nests, s.leftOver())
 	if source == nil || s.stopped() || ctx.Err() != nil {
 		return s.end(begin, nil)
 	}
-	// 2. The order, before a device is touched for it.
-	o, err := s.cfg.Uplink.Order(ctx, s.cfg.Order)
 	if err != nil {
 		return s.end(begin, err)
 	}
-	s.tell(Event{State: "order", Order: o.Id, Detail: o.State, Used: &o.Used, Quantity: &o.Quantity})
-	if o.State != "open" {
+	// A closed order lets its station finish what failed, for a while (S9).
+	if s.ended = o.State == "closed"; o.State != "open" && !s.ended {
 		return s.end(begin, ErrOrder.New("Order %s is %s.", o.Id, o.State))
 	}
 	// 3. The units.
 	s.each(ctx, nests, s.fresh(ctx, source))
 	return s.end(begin, nil)
+}
+
+// checkClock compares the station's clock with the service's, if that was reached.
+func (s *Station) checkClock() error {
+	skew, known := s.cfg.Uplink.Skew()
+	if !known || skew.Abs() <= maxSkew {
+		return nil
+	}
+	where := "behind"
+	if skew < 0 {
+		where = "ahead of"
+	}
+	return ErrClock.New("The station's clock is %s %s the service's; %s are allowed.", skew.Abs().Round(time.Second), where, maxSkew)
 }
 
 // each lets the nests take units until there are none.
@@ -233,7 +267,7 @@ func (s *Station) leftOver() func(nest int) (*work, error) {
 		}
 		u := left[i]
 		left = slices.Delete(left, i, i+1)
-		return &work{unit: u, device: deviceOf(u), begin: s.cfg.Now(), resumed: true}, nil
+		return &work{unit: u, device: deviceOf(u), begin: s.cfg.Now(), resumed: true, left: true}, nil
 	}
 }
 
@@ -276,8 +310,10 @@ func newJob() string {
 	return allocatedJob + hex.EncodeToString(b[:])
 }
 
+func allocated(u spool.Unit) bool { return strings.HasPrefix(u.Job, allocatedJob) }
+
 func deviceOf(u spool.Unit) adapter.Device {
-	if strings.HasPrefix(u.Job, allocatedJob) {
+	if allocated(u) {
 		return adapter.Device{Label: u.Job, Unit: u.Unit}
 	}
 	return adapter.Device{Label: u.Unit, Unit: u.Unit}
@@ -290,27 +326,33 @@ func (n *nest) one(ctx context.Context, w *work) {
 		err = n.carry(ctx, w)
 		n.leave(w)
 	}
-	v := judge(err, w)
+	v := judge(err, w, n.cfg.Order)
 	if ctx.Err() != nil && v.state == Failure {
 		v = verdict{state: Pending} // a program that was killed with us says nothing about the unit
 	}
 	f := fault.From(err)
 	if v.state == Failure && w.unit.State != "" && !w.again && !w.refused {
 		detail := f.Detail
-		if len(detail) > 500 {
-			detail = strings.ToValidUTF8(detail[:500], "")
+		if len(detail) > maxNote {
+			detail = strings.ToValidUTF8(detail[:maxNote], "")
 		}
-		if failed := n.note(w, spool.Record{State: spool.Failed, Code: f.Code, Detail: detail}); failed != nil {
-			v = judge(failed, w)
+		if failed := n.note(w, spool.Record{State: spool.Failed, Unit: w.unit.Unit, Serial: w.unit.Serial, Code: f.Code, Detail: detail}); failed != nil {
+			v = judge(failed, w, n.cfg.Order)
 			f = fault.From(failed)
 		}
 	}
 	e := n.event(w, v.state)
 	if f != nil {
 		e.Code, e.What, e.Detail, e.Next, e.RequestID = f.Code, f.What, f.Detail, f.Next, uplink.RequestID(f)
+		switch {
+		case v.away:
+			e.Next = "Put the unit into the nest and start again; a scrapped one is given up with hallmark station abandon."
+		case v.state == Pending && w.again: // the journal has nothing to finish
+			e.Next = "It was committed before. Scan it again when the service can be reached; until then it does not pass."
+		}
 		n.log.InfoContext(ctx, "unit did not pass", "unit", e.Unit, "job", e.Job, "nest", e.Nest, "state", e.State, "code", e.Code, "error", f)
 	}
-	n.count(v, e)
+	n.count(v, e, w)
 	n.tell(e)
 	if v.stop {
 		n.stopFor(f)
@@ -321,12 +363,15 @@ func (n *nest) one(ctx context.Context, w *work) {
 func (n *nest) enter(w *work) error {
 	unit := w.device.Unit
 	if unit == "" {
-		return nil
+		return n.begun(w)
 	}
 	if !validUnit(unit) {
 		w.refused = true
 		w.unit.Unit, w.device.Unit = strings.ToValidUTF8(unit[:min(len(unit), 64)], "?"), ""
 		return ErrSerial.New("")
+	}
+	if err := n.begun(w); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -338,15 +383,34 @@ func (n *nest) enter(w *work) error {
 	}
 	n.inNest[key] = true
 	w.entered = key
+	// What the service named began under another name than that of its unit.
+	if known, ok := n.cfg.Journal.Named(w.unit.Order, unit); ok && !w.left {
+		w.unit.Job = known.Job
+	}
 	// Not before: the nest that had this serial a moment ago has written since.
 	if known, ok := n.cfg.Journal.Unit(w.unit.Job); ok {
 		w.unit = known
-		if known.State != spool.Failed { // what failed may have been misspelt
+		if known.State != spool.Failed || allocated(known) { // what was scanned and failed may have been misspelt
 			w.device = deviceOf(known)
 		}
 		w.resumed = w.resumed || !known.State.Final()
 	}
 	return nil
+}
+
+// begun refuses a unit that was never begun once the order is closed, before its device
+// is touched.
+func (n *nest) begun(w *work) error {
+	if !n.ended || w.left {
+		return nil
+	}
+	if unit := w.device.Unit; unit != "" {
+		if _, ok := n.cfg.Journal.Named(w.unit.Order, unit); ok {
+			return nil
+		}
+	}
+	w.refused = true
+	return ErrOrder.New("Order %s is closed.", w.unit.Order)
 }
 
 func (n *nest) leave(w *work) {
@@ -383,22 +447,16 @@ func (s *Station) measure(d time.Duration) {
 }
 
 // count adds an outcome to the summary and applies the stop policy.
-func (s *Station) count(v verdict, e Event) {
+func (s *Station) count(v verdict, e Event, w *work) {
 	s.mu.Lock()
-	switch v.state {
-	case Passed:
-		// A unit that was resumed and is then scanned passes twice, and is one.
-		if unit := e.Order + "/" + strings.ToLower(e.Unit); !s.passed[unit] {
-			s.passed[unit] = true
-			s.summary.Committed++
-		}
-		if e.Again {
-			s.summary.Again++
-		}
-	case Failure:
-		s.summary.Failed++
-	default:
-		s.summary.Pending++
+	job := w.unit.Job
+	if e.Code == ErrTwice.Code {
+		// It may be a second board, which what the first one does says nothing of.
+		job = fmt.Sprintf("%s, again %d", job, len(s.last))
+	}
+	s.last[job] = v
+	if e.Again && v.state == Passed {
+		s.summary.Again++
 	}
 	if e.Resumed {
 		s.summary.Resumed++
@@ -409,10 +467,13 @@ func (s *Station) count(v verdict, e Event) {
 		}
 		s.summary.Codes[e.Code]++
 	}
-	if s.inARow++; v.state == Passed {
+	switch {
+	case v.state == Passed:
 		s.inARow = 0
+	case !v.alone:
+		s.inARow++
 	}
-	enough := s.cfg.StopAfter > 0 && s.inARow >= s.cfg.StopAfter
+	enough := s.cfg.StopAfter > 0 && !v.alone && s.inARow >= s.cfg.StopAfter
 	s.mu.Unlock()
 	if enough {
 		s.stopFor(ErrStopped.New("%d units in a row did not pass; the last reason was %s.", s.cfg.StopAfter, e.Code))
@@ -443,6 +504,19 @@ func (s *Station) end(begin time.Time, err error) (Summary, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum := s.summary
+	for _, v := range s.last {
+		switch v.state {
+		case Passed:
+			sum.Committed++
+		case Failure:
+			sum.Failed++
+		default:
+			sum.Pending++
+		}
+		if v.away {
+			sum.Away++
+		}
+	}
 	sum.Seconds = s.cfg.Now().Sub(begin).Seconds()
 	slices.Sort(s.took)
 	if n := len(s.took); n > 0 {
@@ -455,13 +529,13 @@ func (s *Station) end(begin time.Time, err error) (Summary, error) {
 	}
 	if err != nil {
 		sum.Stopped = fault.From(err).Code
-	} else if sum.Failed+sum.Pending > 0 {
+	} else if sum.Failed+sum.Pending > sum.Away {
 		err = ErrUnits.New("%d failed, %d pending.", sum.Failed, sum.Pending)
 	}
 	switch {
 	case err != nil:
 		sum.Andon = "red"
-	case sum.IssueMS.P99 > s.cfg.Budget.Milliseconds():
+	case sum.IssueMS.P99 > s.cfg.Budget.Milliseconds() || sum.Away > 0:
 		sum.Andon = "yellow"
 	default:
 		sum.Andon = "green"

@@ -381,10 +381,36 @@ func TestStation_AClosedOrderBeginsNothingButFinishes(t *testing.T) {
 	l.life(4, true, serials("SN-1")) // dies with the certificate on the device
 	l.service.State = "closed"
 	sum, err := l.run(serials("SN-2"))
-	if !errors.Is(err, ErrOrder) || sum.Committed != 1 || sum.Failed != 0 {
+	if !errors.Is(err, ErrUnits) || sum.Committed != 1 || sum.Failed != 1 || sum.Codes[ErrOrder.Code] != 1 {
 		t.Errorf("%+v, %v", sum, err)
 	}
+	if _, err := l.run(Allocate(3)); !errors.Is(err, ErrOrder) {
+		t.Errorf("units to be allocated: %v", err)
+	}
 	l.proven(1)
+	if boards, err := os.ReadDir(l.devices); err != nil || len(boards) != 1 {
+		t.Errorf("%d boards were touched: %v", len(boards), err)
+	}
+}
+
+func TestStation_AClosedOrderFinishesAUnitThatFailed(t *testing.T) {
+	l := newLine(t)
+	was := l.adapter
+	l.adapter = "simulate:" + l.devices + "?fail=install"
+	if sum, err := l.run(serials("SN-1")); !errors.Is(err, ErrUnits) || sum.Failed != 1 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	l.adapter, l.service.State = was, "closed"
+	sum, err := l.run(serials("SN-2", "SN-1"))
+	if !errors.Is(err, ErrUnits) || sum.Committed != 1 || sum.Failed != 1 {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	if e := l.outcome("SN-2"); e.State != Failure || e.Code != ErrOrder.Code {
+		t.Errorf("%+v", e)
+	}
+	if e := l.outcome("SN-1"); e.State != Passed || l.service.Made() != 1 {
+		t.Errorf("%+v, %d certificates", e, l.service.Made())
+	}
 }
 
 func TestStation_ASecondBoardWithTheSameLabelDoesNotPass(t *testing.T) {
@@ -425,7 +451,7 @@ func TestStation_ARestartDoesNotWriteToAnotherBoard(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(other, adapter.KeyFile), pemKey(der), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if sum, err := l.run(nil); !errors.Is(err, ErrUnits) || sum.Pending != 1 {
+	if sum, err := l.run(nil); err != nil || sum.Pending != 1 || sum.Away != 1 { // its own board is away
 		t.Fatalf("%+v, %v", sum, err)
 	}
 	if _, err := os.Stat(filepath.Join(other, adapter.CertificateFile)); err == nil {

@@ -37,6 +37,7 @@ type work struct {
 	device  adapter.Device
 	begin   time.Time
 	resumed bool
+	left    bool // an earlier run left it; nobody scanned it in this one
 	again   bool // it was committed before and was only looked at
 	refused bool // it was never begun, so the journal says nothing of it
 	entered string
@@ -81,13 +82,17 @@ func (n *nest) carry(ctx context.Context, w *work) error {
 		}
 	}
 	// 11. The commit; a proof that is on disk needs no device any more.
-	var err error
-	w.answer, err = n.cfg.Uplink.Commit(ctx, factoryapi.CommitRequest{Order: w.unit.Order, Unit: w.unit.Unit, Serial: w.unit.Serial, Signature: w.unit.Signature})
-	if err != nil {
+	if err := n.commit(ctx, w); err != nil {
 		return err
 	}
 	// 12. If this record is lost the commit is repeated, which is harmless.
 	return n.note(w, spool.Record{State: spool.Committed})
+}
+
+// commit tells the service, or tells it again, which costs nothing.
+func (n *nest) commit(ctx context.Context, w *work) (err error) {
+	w.answer, err = n.cfg.Uplink.Commit(ctx, factoryapi.CommitRequest{Order: w.unit.Order, Unit: w.unit.Unit, Serial: w.unit.Serial, Signature: w.unit.Signature})
+	return err
 }
 
 // note writes a record of the unit and tells about it.
@@ -163,6 +168,9 @@ func (n *nest) issued(ctx context.Context, w *work) error {
 		return err
 	}
 	n.measure(n.cfg.Now().Sub(sent))
+	if w.unit.Unit == "" && validUnit(a.Unit) { // from here on it is shown by its name
+		w.unit.Unit, w.unit.Serial = a.Unit, a.Serial
+	}
 	if err := n.checkCertificate(a, w.unit.CSR); err != nil {
 		return err
 	}
@@ -208,7 +216,14 @@ func (n *nest) checkCertificate(a factoryapi.IssueAnswer, request []byte) error 
 		}
 		others.AddCert(c)
 	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: n.roots, Intermediates: others, CurrentTime: n.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	now := n.cfg.Now()
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: n.roots, Intermediates: others, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		// The service dates a certificate back: one that is not valid yet says
+		// something of the clock, which every other unit would pay for.
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired && now.Before(invalid.Cert.NotBefore) {
+			return ErrClock.Wrap(err, "A certificate is valid from %s; here it is %s.", invalid.Cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
 		return ErrCertificate.Wrap(err, "Its chain does not end in a root of this station, or the station's clock is wrong.")
 	}
 	return nil
@@ -282,7 +297,8 @@ func (n *nest) challenge(ctx context.Context, w *work, der, nonce []byte) (signa
 }
 
 // lookAgain passes a unit that was committed before only if the device in the
-// nest is the one: a second board with the same label must not pass.
+// nest is the one, since a second board with the same label must not pass, and if
+// the service still takes its commit: the certificate may be revoked by now.
 func (n *nest) lookAgain(ctx context.Context, w *work) error {
 	w.again = true
 	if err := n.step(ctx, func(ctx context.Context) error { return n.adapter.Connect(ctx, w.device) }); err != nil {
@@ -303,5 +319,5 @@ func (n *nest) lookAgain(ctx context.Context, w *work) error {
 		}
 		return err
 	}
-	return nil
+	return n.commit(ctx, w)
 }

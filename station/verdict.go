@@ -49,6 +49,8 @@ func (e Event) Final() bool { return e.State == Passed || e.State == Failure || 
 type verdict struct {
 	state string
 	stop  bool // it is not about this unit: the next ones would fail the same way
+	alone bool // an earlier run left the unit, and its reason says nothing of the next ones
+	away  bool // an earlier run left the unit, and its device is not in the nest
 }
 
 // Refusals that are about the order or the station. The unit in the nest
@@ -61,14 +63,15 @@ var ofTheOrder = map[string]bool{
 // Refusals of the station itself. The units are well and wait for it.
 var ofTheStation = map[string]bool{
 	"requester-revoked": true, "door-role": true,
-	uplink.ErrUntrusted.Code: true, uplink.ErrOldStation.Code: true, ErrExpired.Code: true,
+	uplink.ErrUntrusted.Code: true, uplink.ErrOldStation.Code: true, ErrExpired.Code: true, ErrClock.Code: true,
 	spool.ErrFull.Code: true, spool.ErrWrite.Code: true,
 }
 
 // judge decides what becomes of a unit. What may have reached the service or is
 // only late stays pending, because the journal knows how to go on; a refusal
 // and a device that does wrong are failures, and the unit is scanned again.
-func judge(err error, w *work) verdict {
+// order is the one that the run is about.
+func judge(err error, w *work, order string) verdict {
 	f := fault.From(err)
 	switch {
 	case err == nil:
@@ -78,12 +81,17 @@ func judge(err error, w *work) verdict {
 	case ofTheStation[f.Code]:
 		return verdict{state: Pending, stop: true}
 	case ofTheOrder[f.Code]:
-		return verdict{state: Failure, stop: true}
+		other := w.unit.Order != order // of which an earlier run left this unit
+		return verdict{state: Failure, stop: !other, alone: other}
+	case w.again && !ofTheDevice(err) && (f.Kind == fault.Unavailable || f.Kind == fault.Internal):
+		return verdict{state: Pending} // nobody said whether its certificate is still good
+	case errors.Is(err, ErrOrder): // who scans may have a unit yet that was begun
+		return verdict{state: Failure, stop: w.device.Unit == ""}
 	case w.again || w.refused:
 		return verdict{state: Failure}
 	case w.resumed && ofTheDevice(err):
 		// After a restart the device may be anywhere but in the nest.
-		return verdict{state: Pending}
+		return verdict{state: Pending, alone: w.left, away: w.left && errors.Is(err, adapter.ErrAbsent)}
 	case ofTheDevice(err):
 		return verdict{state: Failure}
 	case f.Kind == fault.Unavailable || f.Kind == fault.Internal:
@@ -103,15 +111,18 @@ func ofTheDevice(err error) bool {
 
 // Summary is what a run came to.
 type Summary struct {
+	// Of each unit the last verdict counts.
 	Committed int            `json:"committed"`       // units that may pass
 	Again     int            `json:"again,omitempty"` // how often one was only looked at, because it was committed before
 	Failed    int            `json:"failed"`
 	Pending   int            `json:"pending"`
+	Away      int            `json:"away,omitempty"` // of the pending ones: left by an earlier run, and not in the nest
 	Resumed   int            `json:"resumed,omitempty"`
 	Codes     map[string]int `json:"codes,omitempty"` // why, and how often
 	Stopped   string         `json:"stopped,omitempty"`
 	// Andon is the light: green, yellow (signatures take longer than the line's
-	// budget), red (a unit did not pass, or the run stopped).
+	// budget, or what an earlier run left is not in the nests), red (a unit did
+	// not pass, or the run stopped).
 	Andon   string `json:"andon"`
 	IssueMS struct {
 		P50 int64 `json:"p50"`

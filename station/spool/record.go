@@ -96,8 +96,12 @@ func (u Unit) join(r *Record) Unit {
 	}
 	if r.State.Final() {
 		// A station makes a hundred thousand units between restarts: what is
-		// finished keeps its name and fingerprint in memory, nothing else.
-		u.CSR, u.Certificate, u.Chain, u.Nonce, u.Signature = nil, nil, nil, nil, nil
+		// finished keeps in memory what names it, and the device's signature,
+		// with which its commit can be repeated.
+		u.CSR, u.Certificate, u.Chain, u.Nonce = nil, nil, nil, nil
+		if r.State == Failed {
+			u.Signature = nil
+		}
 	}
 	return u
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,7 +46,8 @@ type Spool struct {
 	state journal
 	at    time.Time // of the last record
 	units map[string]Unit
-	dead  error // why nothing can be appended any more
+	named map[string]string // order and unit to the job that was worked on last
+	dead  error             // why nothing can be appended any more
 }
 
 // Name of the journal in its directory.
@@ -87,7 +89,7 @@ func OpenConfig(cfg Config) (s *Spool, err error) {
 	if err != nil {
 		return nil, ErrRead.Wrap(err, "")
 	}
-	s = &Spool{log: cfg.Log, now: cfg.Now, lock: lock, units: map[string]Unit{}}
+	s = &Spool{log: cfg.Log, now: cfg.Now, lock: lock, units: map[string]Unit{}, named: map[string]string{}}
 	if s.state, err = scan(b, s.note); err != nil {
 		return nil, err
 	}
@@ -124,9 +126,16 @@ func (s *Spool) setAside(dir string, torn []byte) error {
 
 // note joins a record into the table of units.
 func (s *Spool) note(r *Record) {
-	s.units[r.Job] = s.units[r.Job].join(r)
+	u := s.units[r.Job].join(r)
+	s.units[r.Job] = u
+	if u.Unit != "" {
+		s.named[nameOf(u.Order, u.Unit)] = r.Job
+	}
 	s.at = r.At
 }
+
+// nameOf: two units whose names differ in case only are one to the service.
+func nameOf(order, unit string) string { return order + "\x00" + strings.ToLower(unit) }
 
 // Append writes r and returns when it is on the disk. After a failure the
 // journal is as it was before, or takes nothing any more until it is opened
@@ -189,6 +198,15 @@ func (s *Spool) Unit(job string) (Unit, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u, ok := s.units[job]
+	return u, ok
+}
+
+// Named is what the journal knows of a unit of an order by its name, whichever
+// job it is: one that the service named began under another.
+func (s *Spool) Named(order, unit string) (Unit, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.units[s.named[nameOf(order, unit)]]
 	return u, ok
 }
 

@@ -39,6 +39,8 @@ type Issued struct {
 	Nonce        []byte
 	Committed    int // how often the commit arrived
 	Operator     string
+	Order        string
+	Revoked      bool
 }
 
 // Service is a service in memory.
@@ -55,7 +57,8 @@ type Service struct {
 
 	mu       sync.Mutex
 	calls    map[string]int
-	State    string // of the order
+	State    string          // of the order
+	closed   map[string]bool // other orders, which were closed
 	Order    string
 	Quantity int64
 	units    map[string]*Issued
@@ -74,7 +77,7 @@ type Service struct {
 // New starts a service with the order "O-1", open, for 100 units.
 func New(t testing.TB) *Service {
 	t.Helper()
-	s := &Service{State: "open", Order: "O-1", Quantity: 100, calls: map[string]int{}, units: map[string]*Issued{}}
+	s := &Service{State: "open", Order: "O-1", Quantity: 100, calls: map[string]int{}, units: map[string]*Issued{}, closed: map[string]bool{}}
 	s.Root = NewAuthority(t, "Test Root", nil)
 	s.Infra = NewAuthority(t, "Test Infrastructure CA", &s.Root)
 	s.Device = NewAuthority(t, "Test Device CA", &s.Root)
@@ -165,7 +168,7 @@ func sign(issuer Authority, pub crypto.PublicKey, change func(*x509.Certificate)
 	serial := make([]byte, 20)
 	rand.Read(serial)
 	serial[0] = serial[0]&0x3f | 0x40
-	c := &x509.Certificate{SerialNumber: new(big.Int).SetBytes(serial), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	c := &x509.Certificate{SerialNumber: new(big.Int).SetBytes(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
 	change(c)
 	parent := issuer.Cert
 	if parent == nil {
@@ -188,6 +191,16 @@ func (s *Service) IssueFrom(a Authority) { s.mu.Lock(); s.issuer = &a; s.mu.Unlo
 
 // Mangle changes unit certificates before they are signed.
 func (s *Service) Mangle(f func(*x509.Certificate)) { s.mu.Lock(); s.mangle = f; s.mu.Unlock() }
+
+// Close makes what belongs to an order be refused.
+func (s *Service) Close(order string) { s.mu.Lock(); s.closed[order] = true; s.mu.Unlock() }
+
+// Revoke makes a unit's certificate be refused from now on.
+func (s *Service) Revoke(unit string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.units[strings.ToLower(unit)].Revoked = true
+}
 
 // OmitRoot leaves the root out of the servers' TLS chains.
 func (s *Service) OmitRoot() { s.mu.Lock(); s.omitRoot = true; s.mu.Unlock() }
@@ -278,7 +291,13 @@ func (s *Service) issue(w http.ResponseWriter, r *http.Request) {
 			s.next++
 			unit = fmt.Sprintf("AUTO-%04d", s.next)
 		}
+		if s.closed[q.Order] {
+			return nil, 409, "account-closed"
+		}
 		have := s.units[strings.ToLower(unit)]
+		if have != nil && have.SPKI == req.SPKIHash && have.Revoked {
+			return nil, 409, "identity-revoked"
+		}
 		if have != nil && have.SPKI == req.SPKIHash {
 			return s.answer(have, true), 0, ""
 		}
@@ -290,6 +309,7 @@ func (s *Service) issue(w http.ResponseWriter, r *http.Request) {
 		}
 		der, err := sign(*s.issuer, req.PublicKey, func(c *x509.Certificate) {
 			c.Subject = pkix.Name{CommonName: unit, SerialNumber: unit}
+			c.NotBefore = time.Now().Add(-10 * time.Minute) // as far back as the service does
 			if s.mangle != nil {
 				s.mangle(c)
 			}
@@ -298,7 +318,7 @@ func (s *Service) issue(w http.ResponseWriter, r *http.Request) {
 			return nil, 500, "internal"
 		}
 		c, _ := x509.ParseCertificate(der)
-		u := &Issued{Unit: unit, Serial: c.SerialNumber.Text(16), DER: der, SPKI: req.SPKIHash, Nonce: []byte(rand.Text())}
+		u := &Issued{Unit: unit, Serial: c.SerialNumber.Text(16), DER: der, SPKI: req.SPKIHash, Nonce: []byte(rand.Text()), Order: q.Order}
 		if q.Operator != nil {
 			u.Operator = *q.Operator
 		}
@@ -309,7 +329,7 @@ func (s *Service) issue(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) answer(u *Issued, replayed bool) factoryapi.IssueAnswer {
-	return factoryapi.IssueAnswer{Order: s.Order, Unit: u.Unit, Serial: u.Serial, Certificate: u.DER, Chain: [][]byte{s.issuer.Cert.Raw}, Nonce: u.Nonce, Replayed: replayed}
+	return factoryapi.IssueAnswer{Order: u.Order, Unit: u.Unit, Serial: u.Serial, Certificate: u.DER, Chain: [][]byte{s.issuer.Cert.Raw}, Nonce: u.Nonce, Replayed: replayed}
 }
 
 func (s *Service) commit(w http.ResponseWriter, r *http.Request) {
@@ -318,6 +338,9 @@ func (s *Service) commit(w http.ResponseWriter, r *http.Request) {
 		u := s.units[strings.ToLower(q.Unit)]
 		if u == nil || u.Serial != q.Serial {
 			return nil, 404, "unit-unknown"
+		}
+		if u.Revoked {
+			return nil, 409, "identity-revoked"
 		}
 		c, _ := x509.ParseCertificate(u.DER)
 		if uplink.VerifyCommit(c.PublicKey, uplink.CommitMessage(u.Nonce, u.Unit, u.DER), q.Signature) != nil {

@@ -43,8 +43,10 @@ type Client struct {
 	http  *http.Transport
 	retry retry
 
-	mu   sync.Mutex
-	cert *tls.Certificate
+	mu    sync.Mutex
+	cert  *tls.Certificate
+	skew  time.Duration
+	timed bool // an answer told the time
 }
 
 // maxAnswer bounds an answer: a chain of ten certificates in base64.
@@ -62,6 +64,10 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, ErrConfig.New("There is no station certificate or no key.")
 	}
 	c := &Client{cert: &cfg.Certificate, retry: newRetry(cfg.Patience, cfg.Log)}
+	c.retry.answered = c.compareClocks
+	if cfg.Now != nil {
+		c.retry.wall = cfg.Now
+	}
 	roots := x509.NewCertPool()
 	for _, r := range cfg.Roots {
 		roots.AddCert(r)
@@ -126,6 +132,29 @@ func (c *Client) SetCertificate(cert tls.Certificate) {
 
 // Close closes the connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// compareClocks reads the Date of an answer (RFC 9110, Section 6.6.1). It was
+// written between sent and now, and leaves out what a second has after its point.
+func (c *Client) compareClocks(date string, sent time.Time) {
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return
+	}
+	now := c.retry.wall()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timed = true
+	// A slow answer is no wrong clock: of all that is possible the least.
+	c.skew = max(at.Sub(now), 0) + min(at.Add(time.Second).Sub(sent), 0)
+}
+
+// Skew is how far the service's clock is ahead of the station's, by the last
+// answer; negative if the station's is ahead. known is false before the first.
+func (c *Client) Skew() (skew time.Duration, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.skew, c.timed
+}
 
 // Order asks what the station may know of an order.
 func (c *Client) Order(ctx context.Context, id string) (o factoryapi.FactoryOrder, err error) {

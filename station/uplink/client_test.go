@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -214,5 +215,44 @@ func TestEnrol_SendsTheCodeToTheNamedRootOnly(t *testing.T) { // S14
 	}
 	if other.Calls("enrol") != calls || s.Calls("enrol") != before {
 		t.Error("the code was sent before the server was trusted")
+	}
+}
+
+func TestClient_ASlowAnswerIsNoWrongClock(t *testing.T) {
+	s := stationtest.New(t)
+	base := time.Now().Truncate(time.Second)
+	var mu sync.Mutex
+	var now time.Time // at the station
+	set := func(at time.Time) { mu.Lock(); now = at; mu.Unlock() }
+	c, err := uplink.NewClient(uplink.Config{Server: stationtest.URL(s.Factory), Roots: []*x509.Certificate{s.Root.Cert}, Certificate: s.Station(t), Patience: -1,
+		Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, known := c.Skew(); known {
+		t.Error("it knows the service's time before it asked")
+	}
+	for name, e := range map[string]struct {
+		took, date, want time.Duration // date: of the answer, after the request was sent
+	}{
+		"at once":               {},
+		"dated at its end":      {took: 8 * time.Second, date: 8 * time.Second},
+		"dated at its start":    {took: 8 * time.Second},
+		"the station is behind": {took: 8 * time.Second, date: 908 * time.Second, want: 900 * time.Second},
+		"the station is ahead":  {took: 8 * time.Second, date: -901 * time.Second, want: -900 * time.Second},
+	} {
+		set(base)
+		s.Intercept = func(w http.ResponseWriter, _ string, _ int) bool {
+			w.Header().Set("Date", base.Add(e.date).UTC().Format(http.TimeFormat))
+			set(base.Add(e.took))
+			return false
+		}
+		if _, err := c.Order(context.Background(), "O-1"); err != nil {
+			t.Fatal(err)
+		}
+		if skew, known := c.Skew(); skew != e.want || !known {
+			t.Errorf("%s: %s, %v", name, skew, known)
+		}
 	}
 }

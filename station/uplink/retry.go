@@ -32,6 +32,8 @@ type retry struct {
 	log      *slog.Logger
 	now      func() time.Time // of the monotonic clock; a station's wall clock may jump
 	pause    func(ctx context.Context, d time.Duration) error
+	answered func(date string, sent time.Time) // told of every answer, if there; sent is of the wall clock
+	wall     func() time.Time
 }
 
 func newRetry(patience time.Duration, log *slog.Logger) retry {
@@ -41,7 +43,7 @@ func newRetry(patience time.Duration, log *slog.Logger) retry {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return retry{patience: patience, log: log, now: time.Now, pause: pause}
+	return retry{patience: patience, log: log, now: time.Now, pause: pause, wall: time.Now}
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -72,7 +74,7 @@ func Jitter(d time.Duration) time.Duration {
 func (r retry) do(ctx context.Context, what string, out any, send func(ctx context.Context) (*http.Response, error)) error {
 	begin, next := r.now(), firstPause
 	for attempt := 1; ; attempt++ {
-		err := once(ctx, out, send)
+		err := r.once(ctx, out, send)
 		if err == nil {
 			return nil
 		}
@@ -101,10 +103,14 @@ func worthRepeating(f *fault.Fault) bool {
 	return f.Kind == fault.Unavailable || f.Kind == fault.Exhausted && f.RetryAfter > 0
 }
 
-func once(ctx context.Context, out any, send func(ctx context.Context) (*http.Response, error)) error {
+func (r retry) once(ctx context.Context, out any, send func(ctx context.Context) (*http.Response, error)) error {
+	sent := r.wall()
 	resp, err := send(ctx)
 	if err != nil {
 		return networkFault(err)
+	}
+	if r.answered != nil {
+		r.answered(resp.Header.Get("Date"), sent)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
