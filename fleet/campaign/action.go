@@ -43,6 +43,13 @@ type Loser interface {
 	Lost(ctx context.Context, c *Campaign, m *Member, state MemberState) error
 }
 
+// Leaver is an Action that knows when a device that is under way cannot come back for
+// the change any more: it ends as skipped, at once, and so counts for no threshold. code
+// "" is a device that can; words are for people. It is asked at every look.
+type Leaver interface {
+	Left(ctx context.Context, c *Campaign, thing fleet.ThingName) (code, words string, err error)
+}
+
 // Reverser is an Action whose finished members can be rolled back too. Without it
 // what is done stays done; and so does each of which Reversible says no.
 type Reverser interface {

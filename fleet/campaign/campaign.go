@@ -127,6 +127,10 @@ type Progress struct {
 	Forgiven     rollout.Tally  `json:"forgiven,omitzero"` // what a person saw and resumed in spite of
 	Waived       int            `json:"waived,omitempty"`  // of so many stages nobody has to be proven
 
+	// Retimed is when its times became shorter: they count from then for those who were
+	// under way.
+	Retimed time.Time `json:"retimed,omitzero"`
+
 	Samples     []Sample      `json:"samples,omitempty"` // how it went, oldest first
 	SampleEvery time.Duration `json:"sampleEvery,omitempty"`
 

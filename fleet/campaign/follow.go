@@ -3,11 +3,13 @@ package campaign
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"hallmark/fleet"
 	"hallmark/fleet/jobs"
+	"hallmark/internal/lane"
 )
 
 func isNoMember(err error) bool { return errors.Is(err, ErrNoMember) }
@@ -119,6 +121,15 @@ func (s *Service) lookAt(ctx context.Context, c *Campaign, a Action, m *Member, 
 		return move{}, err
 	}
 	w := watch{s: s, c: c, a: a, m: m, r: r, e: e, told: told, since: since, now: now}
+	if l, ok := a.(Leaver); ok {
+		switch code, words, err := l.Left(ctx, c, m.Thing); {
+		case err != nil:
+			s.failed(ctx, c, m, "left", err)
+			return w.again(), nil
+		case code != "":
+			return w.to(Skipped, code, words), nil
+		}
+	}
 	v := w.look(ctx)
 	if !v.m.State.Bad() || m.State == Undoing {
 		return v, nil
@@ -152,6 +163,48 @@ func (s *Service) report(ctx context.Context, c *Campaign, m *Member, e *jobs.Ex
 		r.LastSeen = e.UpdatedAt
 	}
 	return r, since, err
+}
+
+// LookSoon has the loop look at things at its next step, where a campaign that may end
+// for them ([Leaver]) is under way: something was changed that it would find late.
+func (s *Service) LookSoon(ctx context.Context, tenant string, things ...fleet.ThingName) error {
+	ctx = lane.With(ctx, lane.Status)
+	after, id := "", ""
+	for {
+		list, err := s.store.ActiveCampaigns(ctx, after, id, MaxPage)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for i := range list {
+			c := &list[i]
+			after, id = c.Tenant, c.ID
+			if _, ok := s.cfg.Actions[c.Kind].(Leaver); !ok || c.Tenant != tenant || c.Counts.Of(open...) == 0 {
+				continue
+			}
+			for _, t := range things {
+				if err := s.lookSoon(ctx, c, t); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (s *Service) lookSoon(ctx context.Context, c *Campaign, thing fleet.ThingName) error {
+	m, err := s.store.Member(ctx, c.scope(), c.ID, thing)
+	if isNoMember(err) {
+		return nil
+	}
+	if err != nil || !slices.Contains(open, m.State) {
+		return err
+	}
+	return s.store.Atomic(ctx, func(ctx context.Context) error {
+		m, err := s.store.Member(ctx, c.scope(), c.ID, thing)
+		if err != nil || !slices.Contains(open, m.State) {
+			return err
+		}
+		return s.store.LookAt(ctx, c.scope(), c.ID, thing, s.clock())
+	})
 }
 
 // watch is one look at one device.
@@ -193,6 +246,14 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
+// timeout is when the time of a device is over that has it since a time.
+func (c *Campaign) timeout(since time.Time) time.Time { return latest(since, c.Retimed).Add(c.Timeout) }
+
+// silence is when a device that has begun counts as lost.
+func (w *watch) silence() time.Time {
+	return latest(latest(w.r.LastSeen, w.m.Began), w.c.Retimed).Add(w.c.Silence)
+}
+
 // look decides what becomes of the device.
 func (w *watch) look(ctx context.Context) move {
 	if w.m.State == Undoing {
@@ -209,14 +270,14 @@ func (w *watch) look(ctx context.Context) move {
 		}
 		w.begin()
 	}
-	if silent := latest(w.r.LastSeen, w.m.Began).Add(w.c.Silence); !w.r.Connected && !w.now.Before(silent) {
+	if !w.r.Connected && !w.now.Before(w.silence()) {
 		return w.to(Silent, "silent", "It began, and was not seen for too long.")
 	}
 	if w.m.State == Soaking {
 		return w.soaking(ctx)
 	}
 	if w.told && w.e.Status == jobs.InProgress {
-		if deadline := w.m.Began.Add(w.c.Timeout); !w.now.Before(deadline) {
+		if !w.now.Before(w.c.timeout(w.m.Began)) {
 			return w.to(TimedOut, "timed-out", "It began and did not end in time.")
 		}
 		return w.working()
@@ -269,7 +330,7 @@ func (w *watch) offered() move {
 	if w.m.State == Asleep || w.r.Connected {
 		from = latest(from, w.since)
 	}
-	deadline := from.Add(w.c.Timeout)
+	deadline := w.c.timeout(from)
 	v := become(*w.m, w.m.State, w.now, nil)
 	switch {
 	case w.r.Connected && !w.now.Before(deadline):
@@ -285,9 +346,9 @@ func (w *watch) offered() move {
 }
 
 func (w *watch) working() move {
-	next := w.m.Began.Add(w.c.Timeout)
+	next := w.c.timeout(w.m.Began)
 	if !w.r.Connected {
-		next = earlier(next, latest(w.r.LastSeen, w.m.Began).Add(w.c.Silence))
+		next = earlier(next, w.silence())
 	} else {
 		next = earlier(next, w.now.Add(max(w.c.Silence, lookSoon)))
 	}
@@ -312,7 +373,7 @@ func (w *watch) proving(ctx context.Context) move {
 		soaking := become(*w.m, Soaking, w.now, func(m *Member) { m.After = v.after })
 		return soaking.at(earlier(w.now.Add(w.c.Soak), w.now.Add(w.pace())))
 	}
-	deadline := w.m.Began.Add(w.c.Timeout)
+	deadline := w.c.timeout(w.m.Began)
 	if !w.now.Before(deadline) {
 		return w.to(TimedOut, "not-proven", "It said that it is done, and was not seen so in time.")
 	}

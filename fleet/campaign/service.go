@@ -147,7 +147,7 @@ func (s *Service) Create(ctx context.Context, tenant, id, by string, spec Spec) 
 }
 
 // Open makes a campaign that the service's own configuration asks for, which nobody
-// else approves. One that is there already is given as it is.
+// else approves. One that is there already is given as it is; see [Service.Follow].
 func (s *Service) Open(ctx context.Context, tenant, id string, spec Spec) (Campaign, error) {
 	return s.OpenAs(ctx, tenant, id, configuration, spec)
 }
@@ -220,7 +220,7 @@ func (s *Service) look(ctx context.Context, tenant string, spec *Spec, after str
 	}, many, things, after)
 }
 
-// change changes a campaign's row for a person.
+// change changes a campaign's row for a person; by is empty where the state stays.
 func (s *Service) change(ctx context.Context, tenant, id, by, what string, f func(c *Campaign, now time.Time) error) (c Campaign, err error) {
 	scope := access.Scope{Tenant: tenant}
 	for range maxTries {
@@ -229,7 +229,9 @@ func (s *Service) change(ctx context.Context, tenant, id, by, what string, f fun
 				return err
 			}
 			was, now := c.Version, s.clock()
-			c.By, c.Version, c.UpdatedAt = by, was+1, now
+			if c.Version, c.UpdatedAt = was+1, now; by != "" {
+				c.By = by
+			}
 			c.Node, c.Lease = "", time.Time{} // whoever is at it begins anew
 			if err := f(&c, now); err != nil {
 				return err

@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -117,6 +118,9 @@ func (s *Service) enlist(ctx context.Context, c *Campaign, a Action, things []fl
 	}
 	*c = next
 	for _, v := range moves { // good enough until the counts are read again
+		if v.m.State == v.was.State {
+			continue
+		}
 		c.Counts = c.Counts.add(v.m.Stage, v.m.State, 1)
 	}
 	if c.State != Running {
@@ -129,6 +133,10 @@ func (s *Service) enlist(ctx context.Context, c *Campaign, a Action, things []fl
 // under way, or one of a campaign that was once and does not want it again.
 func (s *Service) consider(ctx context.Context, c *Campaign, a Action, t fleet.ThingName, m Member, canary bool, now time.Time) (move, bool, error) {
 	isNew := m.Version == 0
+	place, _ := spread(c.Tenant, c.ID, t, canary)
+	if c.Continuous && m.State == Waiting && m.Stage < 0 && m.Place != place { // the canary is another group by now
+		return become(m, Waiting, now, func(m *Member) { m.Place = place }), true, nil
+	}
 	if !isNew && (!c.Continuous || m.State != Done && m.State != Skipped && !m.State.Bad()) {
 		return move{}, false, nil
 	}
@@ -143,7 +151,6 @@ func (s *Service) consider(ctx context.Context, c *Campaign, a Action, t fleet.T
 	if m.State.Bad() && w.Before == m.Before {
 		return move{}, false, nil // see bringBack
 	}
-	place, _ := spread(c.Tenant, c.ID, t, canary)
 	if isNew {
 		m = Member{Tenant: c.Tenant, Campaign: c.ID, Thing: t}
 	}
@@ -188,7 +195,12 @@ func (s *Service) Feed(ctx context.Context, tenant, id string, things []fleet.Th
 	things = once(things)
 	for len(things) > 0 {
 		n := min(len(things), batch)
-		k, err := s.feed(ctx, tenant, id, things[:n])
+		k := 0
+		for range maxTries {
+			if k, err = s.feed(ctx, tenant, id, things[:n]); !errors.Is(err, ErrChanged) {
+				break // else one of them was drawn meanwhile
+			}
+		}
 		if added += k; err != nil {
 			return added, err
 		}
@@ -210,11 +222,11 @@ func once(things []fleet.ThingName) []fleet.ThingName {
 	return out
 }
 
-func (s *Service) feed(ctx context.Context, tenant, id string, things []fleet.ThingName) (int, error) {
+func (s *Service) feed(ctx context.Context, tenant, id string, things []fleet.ThingName) (added int, err error) {
 	now := s.clock()
 	var c Campaign
 	c.Tenant = tenant
-	c, err := s.store.Campaign(ctx, c.scope(), id)
+	c, err = s.store.Campaign(ctx, c.scope(), id)
 	if err != nil {
 		return 0, err
 	}
@@ -246,6 +258,9 @@ func (s *Service) feed(ctx context.Context, tenant, id string, things []fleet.Th
 		if ok {
 			moves = append(moves, v)
 		}
+		if ok && v.m.State != m.State {
+			added++
+		}
 	}
 	if len(moves) == 0 {
 		return 0, nil
@@ -253,7 +268,7 @@ func (s *Service) feed(ctx context.Context, tenant, id string, things []fleet.Th
 	if err := s.store.Atomic(ctx, func(ctx context.Context) error { return s.write(ctx, &c, moves) }); err != nil {
 		return 0, err
 	}
-	return len(moves), nil
+	return added, nil
 }
 
 // advance draws a stage's devices, offers to those whose time has come, and passes

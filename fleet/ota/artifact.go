@@ -61,6 +61,16 @@ type Store interface {
 	Artifacts(ctx context.Context, s access.Scope, class, after string, limit int) ([]Artifact, error)
 	// AllArtifacts lists those of all tenants, for what is counted.
 	AllArtifacts(ctx context.Context) ([]Artifact, error)
+	// RunningVersions counts the things of a tenant by the class and the version that
+	// they report, both folded.
+	RunningVersions(ctx context.Context, tenant string) ([]Running, error)
+}
+
+// Running is how many devices say that they run a version.
+type Running struct {
+	Class   string // folded
+	Version string // as reported: it may be none
+	Devices int64
 }
 
 // Blobs keeps images by tenant and SHA-256. Put stores what r gives if it has this

@@ -22,9 +22,6 @@ type Acceptance struct {
 	Note     string
 }
 
-// maxGroups bounds what an acceptance adds; a thing may be in ten.
-const maxGroups = 10
-
 // Accept takes over all units of a release, once: of two who try at the same time one
 // is told that the code is used. Asked again by the tenant that accepted it answers the
 // same; another template or other groups count for the units that did not boot yet.
@@ -33,8 +30,8 @@ func (s *Service) Accept(ctx context.Context, by access.Actor, in Acceptance) (u
 	if err != nil {
 		return nil, err
 	}
-	if len(in.Groups) > maxGroups || len(in.Note) > MaxNote {
-		return nil, ErrInvalid.New("At most %d groups and %d octets of note.", maxGroups, MaxNote)
+	if len(in.Groups) > registry.MaxThingGroups || len(in.Note) > MaxNote {
+		return nil, ErrInvalid.New("At most %d groups and %d octets of note.", registry.MaxThingGroups, MaxNote)
 	}
 	if in.Template == "" && len(in.Groups) > 0 {
 		return nil, ErrInvalid.New("Groups are added to those of a template; name one.")
@@ -42,9 +39,18 @@ func (s *Service) Accept(ctx context.Context, by access.Actor, in Acceptance) (u
 	if err := s.cfg.Registry.CheckGroups(ctx, by.Scope(), in.Groups); err != nil {
 		return nil, err // the first boot would fail, and the device can do nothing about it
 	}
-	if in.Template != "" && s.cfg.CheckTemplate != nil {
-		if err := s.cfg.CheckTemplate(ctx, by.Scope(), in.Template); err != nil {
+	if in.Template != "" && s.cfg.TemplateGroups != nil {
+		groups, more, err := s.cfg.TemplateGroups(ctx, by.Scope(), in.Template)
+		if err != nil {
 			return nil, err
+		}
+		for _, g := range in.Groups {
+			if !slices.Contains(groups, g) {
+				groups = append(slices.Clip(groups), g)
+			}
+		}
+		if n := len(groups) + more; n > registry.MaxThingGroups {
+			return nil, ErrInvalid.New("With those of the template a thing would be in %d groups; %d are allowed.", n, registry.MaxThingGroups)
 		}
 	}
 	now := s.clock()

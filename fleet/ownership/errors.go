@@ -4,7 +4,7 @@ import "hallmark/internal/fault"
 
 // The faults of ownership.
 var (
-	ErrReleased = fault.Define(fault.Unavailable, "device-released", "The device was released by its owner, and nobody has accepted it yet.", "Ask the new owner to accept it with the code of the release: hallmark owner accept. Then try again.")
+	ErrReleased = fault.Define(fault.Unavailable, "device-released", "The device was released by its owner, and nobody has accepted it yet.", "Ask the new owner to accept it with the code of the release: hallmark owner accept. Then try again.").Expected()
 	ErrGone     = fault.Define(fault.Forbidden, "device-decommissioned", "The device was taken out of use for ever.", "There is no way back for it.")
 	ErrLeft     = fault.Define(fault.Forbidden, "device-left", "The device belongs to another owner, or to none yet.", "Its first boot finds the owner.")
 

@@ -37,6 +37,8 @@ type Store interface {
 	ActByCode(ctx context.Context, hash string) (Act, error)
 	// UnsweptActs are those of all tenants that left something behind.
 	UnsweptActs(ctx context.Context, limit int) ([]Act, error)
+	// Releases lists the releases of all tenants by tenant and name, after one of them.
+	Releases(ctx context.Context, tenant, name string, limit int) ([]Act, error)
 	PutAct(ctx context.Context, a Act, was int64) error
 	// EachUnit reads all rows, for fsck.
 	EachUnit(ctx context.Context, f func(u Unit, broken error) error) error
@@ -65,11 +67,12 @@ type Config struct {
 	Registry *registry.Registry
 	Revoker  Revoker
 	Jobs     Jobs // nil: jobs end by themselves
-	// CheckTemplate tells whether accepted units can be registered by a template of
-	// the tenant; nil takes any.
-	CheckTemplate func(ctx context.Context, s access.Scope, name string) error
-	Log           *slog.Logger
-	Now           func() time.Time
+	// TemplateGroups fails unless accepted units can be registered by a template of the
+	// tenant, and tells the groups that it names, and how many more it adds at least; nil
+	// takes any.
+	TemplateGroups func(ctx context.Context, s access.Scope, name string) (named []string, more int, err error)
+	Log            *slog.Logger
+	Now            func() time.Time
 }
 
 // Service keeps ownership. It is safe for concurrent use.
@@ -85,6 +88,8 @@ type Service struct {
 // Stats counts units since start.
 type Stats struct {
 	Released, Accepted, Withdrawn, Reset, Decommissioned, Refused atomic.Int64
+	// Overdue is what [Service.Overdue] counted last.
+	Overdue atomic.Int64
 }
 
 // New makes a Service.

@@ -16,7 +16,16 @@ import (
 func (s *Service) Run(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
+	var counted time.Time
 	for {
+		if now := s.now(); now.Sub(counted) >= countEvery {
+			counted = now
+			if n, err := s.Overdue(ctx); err == nil {
+				s.Stats.Overdue.Store(n)
+			} else if ctx.Err() == nil {
+				s.log.ErrorContext(ctx, "releases that nobody accepted in time were not counted", "error", err)
+			}
+		}
 		if err := s.Step(ctx); err != nil && ctx.Err() == nil {
 			s.log.ErrorContext(ctx, "what released units left behind was not ended; it is tried again", "error", err)
 		}
@@ -26,6 +35,31 @@ func (s *Service) Run(ctx context.Context) {
 		case <-tick.C:
 		case <-s.wake:
 		}
+	}
+}
+
+// countEvery is how often all releases are gone through.
+const countEvery = 10 * time.Minute
+
+// Overdue counts the open releases of all tenants whose code has ended. Nobody can accept
+// them any more, and their devices get in nowhere until somebody withdraws them.
+func (s *Service) Overdue(ctx context.Context) (n int64, err error) {
+	const page = 200
+	tenant, name, now := "", "", s.now()
+	for {
+		acts, err := s.store.Releases(ctx, tenant, name, page)
+		if err != nil {
+			return n, err
+		}
+		for i := range acts {
+			if acts[i].State == Open && !now.Before(acts[i].Expires) {
+				n++
+			}
+		}
+		if len(acts) < page {
+			return n, nil
+		}
+		tenant, name = acts[page-1].Tenant, acts[page-1].Name
 	}
 }
 

@@ -16,6 +16,17 @@ type Use struct {
 // UseEvery is how often a certificate's use is written.
 const UseEvery = time.Minute
 
+// Recent is how long after a request over HTTPS its device counts as being there: it has
+// no connection that would end, and asks once in so long. It is twice the time in which
+// the reference agent does (RunConfig.Poll).
+const Recent = time.Hour
+
+// There tells whether the device of a state is there now: connected, or heard of over
+// HTTPS a short while ago.
+func (s *State) There(now time.Time) bool {
+	return s.Connected || s.Client == "" && s.At.After(now.Add(-Recent))
+}
+
 // uses is what is known of requests: what is to be written, and what was written in
 // the last minute, in two halves so that the older one goes at once.
 type uses struct {

@@ -35,6 +35,7 @@ type Blast struct {
 	Campaigns func() Campaigns // the engine, once it is there
 	Holders   Holders
 	Presence  Presence
+	Now       func() time.Time // nil: the clock
 	// Issues lists the authorities that make operational certificates now.
 	Issues func(tenant string) []string
 }
@@ -77,13 +78,20 @@ func (b *Blast) open(ctx context.Context, p *crl.BlastPlan) (Campaigns, error) {
 	return engine, err
 }
 
-// Connected implements [crl.Rotator].
+// Connected implements [crl.Rotator]; see [presence.State.There].
 func (b *Blast) Connected(ctx context.Context, s *crl.Story) (bool, error) {
 	thing, err := b.online(ctx, s)
 	return thing != "", err
 }
 
-// online gives the thing of a certificate's device if it is connected.
+func (b *Blast) now() time.Time {
+	if b.Now != nil {
+		return b.Now()
+	}
+	return time.Now()
+}
+
+// online gives the thing of a certificate's device if it is there.
 func (b *Blast) online(ctx context.Context, s *crl.Story) (fleet.ThingName, error) {
 	scope := access.Scope{Tenant: s.Tenant}
 	things, err := b.Holders.ByHolder(ctx, scope, s.Holder)
@@ -95,7 +103,7 @@ func (b *Blast) online(ctx context.Context, s *crl.Story) (fleet.ThingName, erro
 		if err != nil {
 			return "", err
 		}
-		if slices.ContainsFunc(states, func(v presence.State) bool { return v.Connected }) {
+		if slices.ContainsFunc(states, func(v presence.State) bool { return v.There(b.now()) }) {
 			return things[i].Name, nil
 		}
 	}

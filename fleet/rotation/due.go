@@ -136,9 +136,24 @@ type Scanned struct {
 	Soonest time.Time // when the first of ours ends
 }
 
+// Follow has the campaign that an earlier scan opened do as the rules say now.
+func (s *Service) Follow(ctx context.Context, tenant string, f Feeder) error {
+	var spec *campaign.Spec
+	if s.cfg.Rules.Campaign != nil {
+		now := s.expirySpec()
+		spec = &now
+	}
+	return f.Follow(ctx, tenant, ExpiryCampaign, spec)
+}
+
 // Scan looks once at what ends soon in a tenant. With a campaign in the rules it is
-// opened, for the reason expiry, and fed.
+// opened, for the reason expiry, and fed. One that is open follows the rules.
 func (s *Service) Scan(ctx context.Context, tenant string, f Feeder) (out Scanned, err error) {
+	if f != nil {
+		if err := s.Follow(ctx, tenant, f); err != nil { // what ends soon is told all the same
+			s.log.ErrorContext(ctx, "the campaign for certificates that end soon does not follow the configuration, and goes on as it was", "tenant", tenant, "error", err)
+		}
+	}
 	var page []fleet.ThingName
 	opened, over := false, false
 	feed := func() error {

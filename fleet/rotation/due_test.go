@@ -16,6 +16,7 @@ import (
 	"hallmark/fleet/jobs"
 	"hallmark/fleet/registry"
 	"hallmark/fleet/rotation"
+	"hallmark/store"
 )
 
 // TestScan_FeedsACampaignWithItsReason: what ends within its group's window is
@@ -196,4 +197,65 @@ func TestA50_ADeviceThatDiesAtAnyStepIsNotBricked(t *testing.T) {
 	c, err := s.campaigns.Campaign(t.Context(), scope, "c")
 	must(t, err)
 	t.Logf("%d devices: %v", n, c.Counts)
+}
+
+// TestScan_AnOpenCampaignFollowsAChangedConfiguration: after a restart with a wider window,
+// what is due by it comes into the campaign that is open; with a narrower one who waits is
+// left alone, and who was offered it stays; without a campaign nobody begins.
+func TestScan_AnOpenCampaignFollowsAChangedConfiguration(t *testing.T) {
+	s := newSite(t, "", rotation.Rules{})
+	restart := func(window time.Duration, groups []rotation.GroupWindow, spec *campaign.Spec) rotation.Scanned {
+		t.Helper()
+		s.rotation = rotation.New(rotation.Config{Registry: s.Registry, Presence: store.Contacts{DB: s.DB}, Revoker: s.Crl, Store: s.DB, Rules: rotation.Rules{Window: window, Groups: groups, Campaign: spec}, Now: s.clock.Now})
+		out, err := s.rotation.Scan(t.Context(), scope.Tenant, s.campaigns)
+		must(t, err)
+		return out
+	}
+	first := s.device("UNIT-1")
+	s.clock.Add(10 * time.Minute)
+	second, third := s.device("UNIT-2"), s.device("UNIT-3")
+	_, err := s.Registry.CreateGroup(t.Context(), registry.Group{Tenant: scope.Tenant, Class: registry.ThingGroup, Name: "early"})
+	must(t, err)
+	must(t, s.Registry.AddToGroup(t.Context(), scope, registry.ThingGroup, "early", first.thing))
+
+	ends := first.a.NotAfter.Sub(s.clock.Now())
+	narrow := ends - 10*time.Minute // nobody is due by it yet
+	if out := restart(narrow, nil, &campaign.Spec{}); out.Due != 0 {
+		t.Fatalf("%+v", out)
+	}
+	if out := restart(narrow, []rotation.GroupWindow{{Group: "early", Window: ends + time.Minute}}, &campaign.Spec{}); out.Fed != 1 {
+		t.Fatalf("%+v", out)
+	}
+	s.pass(time.Second)
+	s.pass(time.Second)
+	s.is(rotation.ExpiryCampaign, first, campaign.Offered, "")
+
+	// Wider, for all: and they wait for two days at most.
+	if out := restart(ends+365*24*time.Hour, nil, &campaign.Spec{Jitter: 48 * time.Hour}); out.Due != 3 || out.Fed != 2 {
+		t.Fatalf("%+v", out)
+	}
+	c, err := s.campaigns.Campaign(t.Context(), scope, rotation.ExpiryCampaign)
+	if err != nil || c.Jitter != 48*time.Hour || c.State != campaign.Running {
+		t.Fatalf("%+v %v", c, err)
+	}
+	s.pass(time.Second)
+	s.is(rotation.ExpiryCampaign, second, campaign.Waiting, "")
+
+	// Narrower: nobody is due. Who waits is told nothing; who was offered it goes on.
+	if out := restart(time.Hour, nil, &campaign.Spec{}); out.Due != 0 {
+		t.Fatalf("%+v", out)
+	}
+	s.pass(time.Second)
+	first.rotate("campaign-" + rotation.ExpiryCampaign)
+	s.pass(49 * time.Hour)
+	s.is(rotation.ExpiryCampaign, second, campaign.Skipped, "expires-later")
+	s.is(rotation.ExpiryCampaign, third, campaign.Skipped, "expires-later")
+	if m := s.member(rotation.ExpiryCampaign, first); m.State != campaign.Soaking && m.State != campaign.Done {
+		t.Errorf("%+v", m)
+	}
+
+	restart(time.Hour, nil, nil)
+	if c, err = s.campaigns.Campaign(t.Context(), scope, rotation.ExpiryCampaign); err != nil || c.State != campaign.Paused || c.Code != "not-configured" {
+		t.Errorf("%s %q %v", c.State, c.Code, err)
+	}
 }

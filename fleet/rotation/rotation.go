@@ -19,6 +19,7 @@ import (
 type Registry interface {
 	Principals(ctx context.Context, s access.Scope, thing fleet.ThingName) ([]registry.Principal, error)
 	Certificate(ctx context.Context, s access.Scope, id string) (registry.Certificate, error)
+	Get(ctx context.Context, s access.Scope, name fleet.ThingName) (registry.Thing, error)
 	Things(ctx context.Context, tenant, target string, after fleet.ThingName, limit int) ([]fleet.ThingName, error)
 }
 
@@ -38,6 +39,7 @@ type Revoker interface {
 type Feeder interface {
 	Open(ctx context.Context, tenant, id string, spec campaign.Spec) (campaign.Campaign, error)
 	Feed(ctx context.Context, tenant, id string, things []fleet.ThingName) (int, error)
+	Follow(ctx context.Context, tenant, id string, spec *campaign.Spec) error
 }
 
 // Config makes a Service.

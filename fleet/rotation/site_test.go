@@ -59,7 +59,7 @@ func (s *site) Rotating(ctx context.Context, scope access.Scope, authority strin
 
 // turner lets plans rotate that nobody runs.
 func (s *site) turner() crl.Rotator {
-	return &rotation.Blast{Campaigns: func() rotation.Campaigns { return s.campaigns }, Holders: s.Registry, Presence: s.DB, Issues: func(string) []string { return nil }}
+	return &rotation.Blast{Campaigns: func() rotation.Campaigns { return s.campaigns }, Holders: s.Registry, Presence: store.Contacts{DB: s.DB}, Now: s.clock.Now, Issues: func(string) []string { return nil }}
 }
 
 func must(t testing.TB, err error) {

@@ -83,10 +83,10 @@ func (s *Service) Gate(ctx context.Context, r *Rollover) (g Gate, err error) {
 		}
 		need(len(shown) > 0, "the service shows something", "%d chains", len(shown))
 		for i := range shown {
-			ok := shown[i].accepted(s.rootOf(r, r.NewRoot), now)
+			ok := shown[i].Accepted(s.rootOf(r, r.NewRoot), now)
 			need(ok, shown[i].What+" leads to "+r.Spec.To, "%t", ok)
 			if shown[i].Server && !r.Spec.Alone {
-				ok := shown[i].accepted(s.rootOf(r, r.OldRoot), now)
+				ok := shown[i].Accepted(s.rootOf(r, r.OldRoot), now)
 				need(ok, shown[i].What+" leads to "+r.Spec.From+" too, for sleepers", "%t", ok)
 			}
 		}

@@ -207,7 +207,7 @@ func (s *Service) keeps(ctx context.Context, tenant string, p *Parameters) error
 		if shown[i].Server && p.Endpoint.MQTT != "" {
 			continue
 		}
-		if !shown[i].accepted(left, s.clock()) {
+		if !shown[i].Accepted(left, s.clock()) {
 			return ErrCut.New("%s leads to none of the %d roots that are left.", shown[i].What, len(left))
 		}
 	}

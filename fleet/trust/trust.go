@@ -30,8 +30,8 @@ type Shown struct {
 	Chain  []*x509.Certificate
 }
 
-// accepted tells whether who trusts only some roots accepts a chain now.
-func (s *Shown) accepted(roots []*x509.Certificate, now time.Time) bool {
+// Accepted tells whether who trusts only some roots accepts the chain at a time.
+func (s *Shown) Accepted(roots []*x509.Certificate, now time.Time) bool {
 	if len(s.Chain) == 0 {
 		return false
 	}
@@ -187,7 +187,7 @@ func (s *Service) Shown(ctx context.Context, tenant string) (shown []Shown, by [
 	for i := range shown {
 		var names []string
 		for _, r := range s.Roots(tenant) {
-			if shown[i].accepted([]*x509.Certificate{r.Cert}, s.clock()) {
+			if shown[i].Accepted([]*x509.Certificate{r.Cert}, s.clock()) {
 				names = append(names, r.Name)
 			}
 		}
@@ -213,6 +213,27 @@ func (s *Service) Taken(ctx context.Context, tenant string) (map[string]bool, er
 		}
 	}
 	return gone, nil
+}
+
+// Brought are the ids of the roots that a rollover brought to the devices, and that none
+// began to take from them since.
+func (s *Service) Brought(ctx context.Context, tenant string) (map[string]bool, error) {
+	list, err := s.store.Rollovers(ctx, access.Scope{Tenant: tenant})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list, func(a, b Rollover) int { return a.begun().Compare(b.begun()) })
+	has := map[string]bool{}
+	for _, r := range list {
+		switch r.Phase {
+		case Switching, Staying, Removing, Sleepers, Over:
+			has[r.NewRoot] = true
+		}
+		if r.Phase == Removing || r.Phase == Sleepers || r.Phase == Over || r.Rounds[Removing] > 0 {
+			delete(has, r.OldRoot)
+		}
+	}
+	return has, nil
 }
 
 // Bundled leaves out what is [Service.Taken]: a device that registers now is to trust
