@@ -34,12 +34,14 @@ const (
 // Authority is a certification authority as it is stored. A root is stored
 // without a key: its key is never on this machine.
 type Authority struct {
-	Name        string
-	Tenant      string
-	Duty        profile.Duty
-	State       State
-	KeyURI      string
-	CSR         []byte // DER, while pending
+	Name   string
+	Tenant string
+	Duty   profile.Duty
+	State  State
+	KeyURI string
+	// CSR is the transcript in which the CSR came about, with all that was asked
+	// for, or the CSR alone in DER; package ceremony reads both.
+	CSR         []byte
 	Certificate []byte // DER
 	// BaseURL is the start of the URLs in its certificates, frozen when the
 	// authority is made (S3); lists are at BaseURL/crl/NAME/SHARD.crl.
@@ -240,9 +242,10 @@ func (l *authority) open(p profile.Profile, now time.Time) error {
 	return nil
 }
 
-// CheckInstall proves that a certificate fits a pending authority: its key, its
-// issuer, its duty, and nothing that its profile does not have.
-func CheckInstall(a *Authority, certificate []byte, root *x509.Certificate) (*x509.Certificate, error) {
+// CheckInstall proves that a certificate fits a pending authority: its key, which
+// is spki, its issuer, its duty, and nothing that its profile does not have. A root
+// has neither a key here nor an issuer.
+func CheckInstall(a *Authority, spki, certificate []byte, root *x509.Certificate) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(certificate)
 	if err != nil {
 		return nil, ErrAuthorityMismatch.Wrap(err, "The certificate does not parse.")
@@ -252,11 +255,7 @@ func CheckInstall(a *Authority, certificate []byte, root *x509.Certificate) (*x5
 			return nil, ErrAuthorityMismatch.Wrap(err, "A root signs itself.")
 		}
 	} else {
-		csr, err := x509.ParseCertificateRequest(a.CSR)
-		if err != nil {
-			return nil, ErrAuthorityMismatch.Wrap(err, "The stored CSR of %s does not parse.", a.Name)
-		}
-		if !bytes.Equal(csr.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) {
+		if !bytes.Equal(spki, c.RawSubjectPublicKeyInfo) {
 			return nil, ErrAuthorityMismatch.New("The certificate is for another key than the CSR of %s.", a.Name)
 		}
 		if err := c.CheckSignatureFrom(root); err != nil {

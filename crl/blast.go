@@ -53,7 +53,7 @@ const (
 	BlastRunning BlastState = "running" // the service works on the stage
 	BlastPaused  BlastState = "paused"  // in the middle of the stage
 	BlastDone    BlastState = "done"    // revoked
-	BlastAborted BlastState = "aborted" // given up; what was done stays, holds can be released
+	BlastAborted BlastState = "aborted" // given up or released; what was done stays, holds can be released
 )
 
 // BlastCounts is what a plan covers, for whoever decides.
@@ -65,7 +65,7 @@ type BlastCounts struct {
 	Expired      int64 `json:"expired"`
 	Revoked      int64 `json:"revoked"`    // already
 	Held         int64 `json:"held"`       // already
-	Live         int64 `json:"live"`       // devices that are connected now
+	Live         int64 `json:"live"`       // devices that are connected now, or asked over HTTPS a short while ago
 	InStock      int64 `json:"in_stock"`   // devices that never had an operational certificate
 	SpareSlot    int64 `json:"spare_slot"` // devices in the field that could take a second operational certificate
 }
@@ -142,6 +142,12 @@ type BlastPlan struct {
 	Version  int64
 }
 
+// over tells whether the plan was given up. One that begins to release its holds is:
+// whoever agreed to a stage of it before did not agree to revoke after a false alarm.
+func (p *BlastPlan) over() bool {
+	return p.State == BlastAborted || slices.ContainsFunc(p.Progress.Reports, func(r BlastReport) bool { return r.Stage == StageRelease })
+}
+
 // report is that of the stage under way.
 func (p *BlastPlan) report() *BlastReport { return &p.Progress.Reports[len(p.Progress.Reports)-1] }
 
@@ -173,8 +179,9 @@ type BlastStore interface {
 	// BlastSelect gives what a query matches and what inherits from it, in no order,
 	// a member more than once if it matches twice. It reads a snapshot.
 	BlastSelect(ctx context.Context, tenant string, q BlastQuery, each func(BlastMember) error) error
-	// BlastLive gives the holders that are connected now.
-	BlastLive(ctx context.Context, tenant string) (map[string]bool, error)
+	// BlastLive gives the holders that are connected at a time, or were heard of over
+	// HTTPS a short while before.
+	BlastLive(ctx context.Context, tenant string, now time.Time) (map[string]bool, error)
 	// BlastLate gives operational certificates of a holder made after a reservation.
 	BlastLate(ctx context.Context, tenant, holder string, after int64) ([]Story, error)
 	// CreateBlast writes a new plan with its members.
@@ -294,7 +301,7 @@ func (b *Blast) Plan(ctx context.Context, by access.Actor, r BlastRequest, dry b
 	now := b.now().UTC().Truncate(time.Millisecond)
 	p := BlastPlan{State: BlastReady, Version: 1, BlastBody: BlastBody{ID: newBlastID(now), Tenant: by.Tenant, Query: r.Query, Reason: r.Reason, Note: r.Note,
 		Reenrol: r.Reenrol, PerSecond: r.PerSecond, Rotate: r.Rotate, CreatedBy: by.Name, CreatedAt: now}, Progress: BlastProgress{Approvals: map[BlastStage]BlastApproval{}, Reports: []BlastReport{}, ChangedAt: now}}
-	live, err := b.cfg.Store.BlastLive(ctx, by.Tenant)
+	live, err := b.cfg.Store.BlastLive(ctx, by.Tenant, now)
 	if err != nil {
 		return BlastPlan{}, err
 	}
@@ -506,7 +513,7 @@ func (b *Blast) Approve(ctx context.Context, by access.Actor, id string, stage B
 		if err != nil {
 			return err
 		}
-		if p.State == BlastDone || p.State == BlastAborted && stage != StageRelease {
+		if p.State == BlastDone || p.over() && stage != StageRelease {
 			return ErrBlastStage.New("It is %s.", p.State)
 		}
 		if stage == StageRotate && p.Rotate == nil {
@@ -550,6 +557,9 @@ func (b *Blast) Start(ctx context.Context, by access.Actor, id string, stage Bla
 		if p.State != BlastReady && !(p.State == BlastAborted && stage == StageRelease) {
 			return ErrBlastStage.New("It is %s.", p.State)
 		}
+		if p.over() && stage != StageRelease {
+			return ErrBlastStage.New("Its holds were released.")
+		}
 		if stage != StageHold {
 			// The approver is not the creator: Approve saw to it, and the row is sealed.
 			if a, ok := p.Progress.Approvals[stage]; !ok || a.By == p.CreatedBy {
@@ -582,7 +592,7 @@ func (b *Blast) Resume(ctx context.Context, by access.Actor, id string) (BlastPl
 }
 
 // Abort gives a plan up. What it did stays: revocation is permanent; holds can
-// be released by the stage release.
+// be released by the stage release, for which approvals of before do not count.
 func (b *Blast) Abort(ctx context.Context, by access.Actor, id string) (BlastPlan, error) {
 	return b.move(ctx, by, id, []BlastState{BlastReady, BlastRunning, BlastPaused}, BlastAborted)
 }
@@ -599,9 +609,12 @@ func (b *Blast) move(ctx context.Context, by access.Actor, id string, from []Bla
 		if to == BlastRunning {
 			p.Progress.Problem = ""
 		}
-		if to == BlastAborted && p.Progress.Stage != "" {
-			p.report().EndedAt = now
-			p.Progress.Stage = ""
+		if to == BlastAborted {
+			p.Progress.Approvals = map[BlastStage]BlastApproval{}
+			if p.Progress.Stage != "" {
+				p.report().EndedAt = now
+				p.Progress.Stage = ""
+			}
 		}
 		return nil
 	})

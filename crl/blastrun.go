@@ -119,7 +119,7 @@ func (b *Blast) Step(ctx context.Context, tenant, id string) (wait time.Duration
 			switch {
 			case r.Stage == StageRevoke:
 				p.State = BlastDone
-			case b.aborted(&p):
+			case r.Stage == StageRelease:
 				p.State = BlastAborted
 			}
 			p.Progress.Stage = ""
@@ -147,19 +147,6 @@ func (b *Blast) Step(ctx context.Context, tenant, id string) (wait time.Duration
 		b.log.WarnContext(ctx, "revocation in bulk: stage ended", "plan", id, "stage", string(r.Stage), "state", string(p.State), "changed", r.Changed, "already", r.Already, "late", r.Late, "blocked", r.Blocked, "failed", r.Failed)
 	}
 	return wait, nil
-}
-
-// aborted tells whether a release was the end of a plan that was given up.
-func (b *Blast) aborted(p *BlastPlan) bool {
-	if p.report().Stage != StageRelease {
-		return false
-	}
-	for _, r := range p.Progress.Reports {
-		if r.Done < p.Counts.Certificates {
-			return true
-		}
-	}
-	return false
 }
 
 // apply does the stage to one member: what a single revocation would do, with

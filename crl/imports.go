@@ -341,12 +341,12 @@ func (m *Imports) Check(c *x509.Certificate) (r Reason, revoked bool, err error)
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	serial := string(c.SerialNumber.Bytes())
+	serial := c.SerialNumber.Bytes()
 	for _, i := range m.of[string(c.RawIssuer)] {
 		if len(c.AuthorityKeyId) > 0 && len(i.Issuer.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, i.Issuer.SubjectKeyId) {
 			continue
 		}
-		if got, on := i.revoked[serial]; on && (!revoked || r == CertificateHold) {
+		if got, on := i.revoked[string(serial)]; on && (!revoked || r == CertificateHold) {
 			r, revoked = got, true
 		}
 		if i.Required && (i.number == nil || !i.next.After(m.now())) {

@@ -313,11 +313,30 @@ func (s *Service) BlockDevice(ctx context.Context, by access.Actor, holder strin
 // every certificate in force but the birth certificate, and what was reserved for one.
 // It may get others. One transaction; a hold becomes a revocation.
 func (s *Service) RetireDevice(ctx context.Context, by access.Actor, holder string, r Reason, text string) (Result, error) {
-	if !r.Valid() || r == CertificateHold {
-		return Result{}, ErrReason.New("A device is retired for a permanent reason, not %s.", r)
-	}
 	if by.Kind != access.KindPrincipal && by.Kind != access.KindService {
 		return Result{}, ErrRight.New("A device is retired by people.")
+	}
+	out, err := s.withdrawAll(ctx, by, holder, string(profile.IDevID), r, text)
+	if err == nil && out.Changed {
+		s.log.InfoContext(ctx, "device retired", "holder", holder, "reason", r.String(), "by", by.String(), "certificates", len(out.Revoked))
+	}
+	return out, err
+}
+
+// RevokeHolder revokes every certificate of an identity that is in force, and what was
+// reserved for one. Other than a device that is blocked, it may get others: a station's
+// name outlives its computer. One transaction; a hold becomes a revocation.
+func (s *Service) RevokeHolder(ctx context.Context, by access.Actor, holder string, r Reason, text string) (Result, error) {
+	if by.Kind != access.KindPrincipal && by.Kind != access.KindBreakGlass && by.Kind != access.KindService {
+		return Result{}, ErrRight.New("All certificates of an identity are revoked by people.")
+	}
+	return s.withdrawAll(ctx, by, holder, "", r, text)
+}
+
+// withdrawAll revokes what a holder has in force, but those of the profile keep.
+func (s *Service) withdrawAll(ctx context.Context, by access.Actor, holder, keep string, r Reason, text string) (Result, error) {
+	if !r.Valid() || r == CertificateHold {
+		return Result{}, ErrReason.New("It takes a permanent reason, not %s.", r)
 	}
 	now := s.now()
 	var out Result
@@ -329,7 +348,7 @@ func (s *Service) RetireDevice(ctx context.Context, by access.Actor, holder stri
 		}
 		for i := range all {
 			st := &all[i]
-			if st.Profile == string(profile.IDevID) {
+			if keep != "" && st.Profile == keep {
 				continue
 			}
 			if v := st.Revocation; v != nil && v.ReleasedAt.IsZero() && v.Reason != CertificateHold {
@@ -345,9 +364,6 @@ func (s *Service) RetireDevice(ctx context.Context, by access.Actor, holder stri
 		return Result{}, err
 	}
 	s.count(r, &out)
-	if out.Changed {
-		s.log.InfoContext(ctx, "device retired", "holder", holder, "reason", r.String(), "by", by.String(), "certificates", len(out.Revoked))
-	}
 	return out, nil
 }
 

@@ -3,8 +3,10 @@ package crl
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"strings"
 
 	"hallmark/ca"
 	"hallmark/ca/profile"
@@ -19,24 +21,8 @@ func (p *Publisher) InstallRootList(ctx context.Context, authority string, in []
 	if err != nil {
 		return ListHead{}, err
 	}
-	if a.Duty != profile.DutyRoot {
-		return ListHead{}, ErrListUntrusted.New("%s signs its lists itself; only a root's list is uploaded.", authority)
-	}
-	if block, rest := pem.Decode(in); block != nil {
-		if block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
-			return ListHead{}, malformed(nil, "The PEM text is not one X509 CRL.")
-		}
-		in = block.Bytes
-	}
-	l, err := rootList(in, a)
+	l, err := p.checkRoot(a, in)
 	if err != nil {
-		return ListHead{}, err
-	}
-	now := p.now()
-	if l.ThisUpdate.After(now.Add(skew)) || !l.NextUpdate.After(now) {
-		return ListHead{}, ErrListOld.New("It runs from %s to %s.", l.ThisUpdate.Format(timeForm), l.NextUpdate.Format(timeForm))
-	}
-	if err := p.cfg.CA.LintList(in); err != nil {
 		return ListHead{}, err
 	}
 	id := listID{authority, 0}
@@ -82,6 +68,35 @@ func (p *Publisher) InstallRootList(ctx context.Context, authority string, in []
 	return head, p.distrust(l)
 }
 
+// CheckRootList tells whether a list fits a root that is about to be stored. The
+// root need not be loaded yet.
+func (p *Publisher) CheckRootList(root *ca.Authority, cert *x509.Certificate, in []byte) error {
+	_, err := p.checkRoot(ca.Info{Authority: *root, Cert: cert}, in)
+	return err
+}
+
+// checkRoot holds a root's list, DER or PEM, to all that needs no other list.
+func (p *Publisher) checkRoot(a ca.Info, in []byte) (*List, error) {
+	if a.Duty != profile.DutyRoot {
+		return nil, ErrListUntrusted.New("%s signs its lists itself; only a root's list is uploaded.", a.Name)
+	}
+	if block, rest := pem.Decode(in); block != nil {
+		if block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
+			return nil, malformed(nil, "The PEM text is not one X509 CRL.")
+		}
+		in = block.Bytes
+	}
+	l, err := rootList(in, a)
+	if err != nil {
+		return nil, err
+	}
+	now := p.now()
+	if l.ThisUpdate.After(now.Add(skew)) || !l.NextUpdate.After(now) {
+		return nil, ErrListOld.New("It runs from %s to %s.", l.ThisUpdate.Format(timeForm), l.NextUpdate.Format(timeForm))
+	}
+	return l, p.cfg.CA.LintList(in)
+}
+
 // rootList parses a root's list; an issuing distribution point is optional
 // there, but if there is one it must be ours.
 func rootList(in []byte, a ca.Info) (*List, error) {
@@ -96,7 +111,10 @@ func rootList(in []byte, a ca.Info) (*List, error) {
 		return nil, malformed(nil, "It is a delta list.")
 	}
 	if want := listURL(a.ListBase(), 0); l.URL != "" && l.URL != want {
-		return nil, ErrListUntrusted.New("It is for %s, not for %s.", l.URL, want)
+		if base, ok := strings.CutSuffix(l.URL, strings.TrimPrefix(want, a.BaseURL)); ok {
+			return nil, ErrListUntrusted.New("It was made for the base URL %s, not for %s. Store the root with that one (--base-url).", base, a.BaseURL)
+		}
+		return nil, ErrListUntrusted.New("It was made for %s, not for %s: name or base URL of the root are others.", l.URL, want)
 	}
 	return l, nil
 }

@@ -593,7 +593,8 @@ func (g *Group) close() {
 	// Who was about to start holds mu and is seen, or sees closed.
 	for _, m := range g.members {
 		m.mu.Lock()
-		m.mu.Unlock() //nolint:staticcheck // a barrier
+		//lint:ignore SA2001 a barrier
+		m.mu.Unlock()
 	}
 	close(g.stop)
 	g.wg.Wait()

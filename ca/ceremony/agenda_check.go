@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/mod/sumdb/note"
@@ -45,6 +46,19 @@ func (p *Agenda) check() error {
 		if _, err := parseWitness(w); err != nil {
 			return ErrScript.Wrap(err, "The witness %.60q is not a verifier key.", w)
 		}
+	}
+	return nil
+}
+
+// Current refuses a script whose approvals would not be good any more. Its form is
+// checked by [ParseAgenda] alone, because a transcript is verified years later.
+func (p *Agenda) Current(now time.Time) error {
+	end, err := p.end()
+	if err != nil {
+		return ErrScript.Wrap(err, "run_until is %.20q, not YYYY-MM-DD.", p.RunUntil)
+	}
+	if now.After(end) {
+		return ErrScript.New("Its approvals are good until %s (run_until), and this clock says %s.", p.RunUntil, stamp(now))
 	}
 	return nil
 }
@@ -102,6 +116,8 @@ func (p *Agenda) checkKeys() error {
 			return ErrScript.New("The PIN of the key %s is prompt or shares, not %.20q.", name, k.PIN)
 		case (k.PIN == "shares") != (k.PINShares > 0) || k.PINShares == 1 || k.PINShares > maxCustodians:
 			return ErrScript.New("The key %s: pin_shares is how many parts make the PIN, two or more, and goes with pin: shares.", name)
+		case k.PINShares > len(p.Custodians.People):
+			return ErrScript.New("The key %s: its PIN needs %d parts (pin_shares), but there are %d custodians to bring one.", name, k.PINShares, len(p.Custodians.People))
 		case k.PIN == "shares" && u.PINSource != "":
 			return ErrScript.New("The key %s has a PIN source and parts of a PIN.", name)
 		case k.Counter != "" && k.Counter != "read":

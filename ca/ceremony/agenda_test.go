@@ -93,6 +93,7 @@ func TestParseAgenda_RefusesWhatIsNotOneScript_S37(t *testing.T) {
 		"one person twice":         swap("name: Cem", "name: anna"),
 		"a witness that is none":   swap("keys:\n", "witnesses: [\"w+00000000+AAAA\"]\nkeys:\n"),
 		"parts without a number":   swap("generate: P-384", "generate: P-384, pin: shares"),
+		"more parts than people":   swap("generate: P-384", "generate: P-384, pin: shares, pin_shares: 4"),
 	} {
 		_, err := ceremony.ParseAgenda([]byte(bad))
 		if fault.From(err).Code != ceremony.ErrScript.Code {

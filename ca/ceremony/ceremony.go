@@ -329,6 +329,9 @@ func (c *Ceremony) fromPrevious(rootName, base *string) error {
 	if c.previous == nil {
 		return nil
 	}
+	if k := c.previous.Kind; k == KindCSR || k == KindInstall {
+		return ErrRequest.New("The previous transcript is of a step %q beside an issuing key, not of one with the root's key.", k)
+	}
 	for _, f := range []struct {
 		what string
 		have string

@@ -61,6 +61,30 @@ func TestConstraints_ComeFromTheScriptAndAreInTheCertificate(t *testing.T) {
 	if r := must(t)(install(device.CertificateDER)); r.Transcript.Script.Constraints == nil || !r.Transcript.Script.Constraints.Equal(asked) {
 		t.Errorf("installed with %+v", r.Transcript.Script.Constraints)
 	}
+	// What the transcript asks for is what has to be there; the order of names is not.
+	asks := func(asked, has *profile.Constraints) error {
+		ask.Constraints, ask.Generate = *asked, false
+		csr = must(t)(c.MakeCSR(t.Context(), ask))
+		bare := sign
+		bare.CSR, bare.Name, bare.Duty, bare.Subject, bare.Constraints = csr.CSRDER, "d", profile.DutyDevice, name("D"), has
+		made := must(t)(c.SignIntermediate(t.Context(), bare))
+		_, err := c.CheckInstall(t.Context(), ceremony.InstallRequest{
+			Authority:   ca.Authority{Name: "d", Tenant: access.DefaultTenant, Duty: profile.DutyDevice, State: ca.StatePending, KeyURI: tok.URI("d"), CSR: csr.TranscriptJSON, CreatedAt: time.Now()},
+			Certificate: made.CertificateDER, RootCert: root.CertificateDER, RootName: "r", BaseURL: baseURL,
+		})
+		return err
+	}
+	two := profile.Constraints{Permitted: []string{"dns:a.example", "ip:2001:DB8::/32"}, Purposes: []string{"ocsp-signing", "client-auth"}}
+	zero := 0
+	turned := profile.Constraints{PathLength: &zero, Permitted: []string{"ip:2001:db8::/32", "dns:a.example"}, Purposes: []string{"client-auth", "ocsp-signing"}}
+	for _, x := range []struct{ asked, has *profile.Constraints }{{&two, &turned}, {&turned, &two}, {&profile.Constraints{}, &two}} {
+		if err := asks(x.asked, x.has); err != nil {
+			t.Errorf("%s, asked for %s: %v", x.has, x.asked, err)
+		}
+	}
+	for _, has := range []*profile.Constraints{{}, {Permitted: two.Permitted}, {Purposes: two.Purposes}, {Permitted: two.Permitted[:1], Purposes: two.Purposes}, {Excluded: two.Permitted, Purposes: two.Purposes}} {
+		refused(t, asks(&two, has), ca.ErrConstraintsDiffer)
+	}
 	// S29: what the doors of the service could not verify is not installed.
 	plain := must(t)(c.MakeCSR(t.Context(), ceremony.CSRRequest{Name: "d", Duty: profile.DutyDevice, KeyURI: tok.URI("d"), Subject: name("D")}))
 	sign.CSR, sign.Constraints = plain.TranscriptJSON, &profile.Constraints{Permitted: []string{"directory:O=Acme Devices"}}

@@ -19,7 +19,11 @@ var (
 	ErrList = fault.Define(fault.Conflict, "ceremony-list-refused",
 		"The list would contradict the list before it.", "Bring the newest list of this root, and name each certificate once.")
 	ErrClock = fault.Define(fault.Conflict, "ceremony-clock-wrong",
-		"The clock of this machine is behind what was done before.", "Set the clock by a clock that two people read, then start the step again.")
+		"The clock of this machine does not fit what was done before, or what another clock says.", "Set the clock by a clock that two people read, then start the step again.")
+	ErrReading = fault.Define(fault.Invalid, "ceremony-clock-unreadable",
+		"What was given as the time on another clock is no time.", "Give it in UTC as YYYY-MM-DD HH:MM, as somebody reads it from a clock that is not this machine's.")
+	ErrOutput = fault.Define(fault.Invalid, "ceremony-output-unwritable",
+		"What the ceremony makes cannot be written to where it was told to.", "Make the directory, or free space in it, and start again.")
 	ErrUsed = fault.Define(fault.Conflict, "ceremony-plan-used",
 		"This plan was carried out or given up already.", "Make a new plan; each is signed at most once.")
 	ErrNotConfirmed = fault.Define(fault.Forbidden, "ceremony-not-confirmed",

@@ -92,7 +92,8 @@ func (b bound) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte,
 
 // InstallRequest asks whether a certificate that came from the root fits.
 type InstallRequest struct {
-	// Authority is the pending authority with name, duty, key URI and CSR.
+	// Authority is the pending authority with name, duty, key URI and CSR. If its
+	// CSR came in a transcript, that says how the certificate has to be narrowed.
 	Authority ca.Authority
 	// Certificate is DER, PEM, or the transcript that SignIntermediate wrote,
 	// which is better: it shows how the certificate came about.
@@ -128,12 +129,19 @@ func (c *Ceremony) CheckInstall(ctx context.Context, r InstallRequest) (*Result,
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.CheckInstall(&r.Authority, certificate, root)
+	in, err := readCSR(r.Authority.CSR)
+	if err != nil {
+		return nil, ca.ErrAuthorityMismatch.Wrap(err, "The stored CSR of %s does not verify.", r.Authority.Name)
+	}
+	cert, err := ca.CheckInstall(&r.Authority, in.req.SPKI, certificate, root)
 	if err != nil {
 		return nil, err
 	}
 	p, narrowed, err := narrowedBy(cert, profileOf(r.Authority.Duty))
 	if err != nil {
+		return nil, err
+	}
+	if err := in.got(narrowed, r.Authority.Duty); err != nil {
 		return nil, err
 	}
 	if err := serves(r.Authority.Duty, narrowed.Purposes); err != nil {
@@ -160,13 +168,40 @@ func (c *Ceremony) CheckInstall(ctx context.Context, r InstallRequest) (*Result,
 		s.SerialNumber = n.String()
 	}
 	t.Confirmed = unasked
-	t.Objects = append(append(t.Objects, object(RoleRoot, false, root.Raw), object(RoleCertificate, false, cert.Raw), object(RoleCSR, false, r.Authority.CSR)), brought...)
+	t.Objects = append(append(t.Objects, object(RoleRoot, false, root.Raw), object(RoleCertificate, false, cert.Raw), object(RoleCSR, false, in.req.Raw)), brought...)
 	res, err := c.finish(ctx, key, &t, root)
 	if err != nil {
 		return nil, err
 	}
 	res.CertificateDER, res.CertificatePEM, res.Words = cert.Raw, toPEM("CERTIFICATE", cert.Raw), WordsOf(cert.Raw)
 	return res, nil
+}
+
+// got compares what the CSR's transcript asks for with what a certificate has. Where
+// nothing was asked for, the root may narrow as it likes.
+func (in *incoming) got(has profile.Constraints, d profile.Duty) error {
+	if in.transcript == nil {
+		return nil
+	}
+	asked := in.transcript.Script.constraints()
+	if asked.Empty() || asked.Same(has, profileOf(d)) {
+		return nil
+	}
+	text := has.String()
+	if text == "" {
+		text = "none"
+	}
+	return ca.ErrConstraintsDiffer.New("Asked for: %s. The certificate has: %s.", graphic(asked.String()), graphic(text))
+}
+
+// CSRIn reads the CSR of an authority as it is stored: in the transcript of its
+// making, which is nil for a CSR alone.
+func CSRIn(stored []byte) (req *csr.Request, transcript []byte, err error) {
+	in, err := readCSR(stored)
+	if err != nil {
+		return nil, nil, err
+	}
+	return in.req, in.raw, nil
 }
 
 // narrowedBy is the profile with the constraints of a certificate, which must be

@@ -33,6 +33,7 @@ const (
 	lineBegin     lineKind = "begin"     // a step starts; what was brought to it
 	lineRefused   lineKind = "refused"   // a token refused a PIN
 	lineIntent    lineKind = "intent"    // these octets may be signed from now on
+	lineSigned    lineKind = "signed"    // with destroy: the key signed its end, and may be gone from now on
 	lineDone      lineKind = "done"      // what the step made
 	lineSeal      lineKind = "seal"      // the hashes of all lines, signed by the keys
 	lineCustodian lineKind = "custodian" // a custodian signed the seal
@@ -51,6 +52,7 @@ type line struct {
 	Resume   *resumeLine `json:"resume,omitempty"`
 	Begin    *beginLine  `json:"begin,omitempty"`
 	Intent   *intentLine `json:"intent,omitempty"`
+	Signed   *signedLine `json:"signed,omitempty"`
 	Done     *doneLine   `json:"done,omitempty"`
 	Envelope []byte      `json:"envelope,omitempty"` // approval, seal, custodian
 	Text     string      `json:"text,omitempty"`     // refused, witness
@@ -107,6 +109,12 @@ type intentLine struct {
 	Confirmed string `json:"confirmed"`
 }
 
+// signedLine keeps what a key said last: after it, nothing can be asked of the key.
+type signedLine struct {
+	Transcript   []byte `json:"transcript"` // as in the done line
+	CounterAfter string `json:"counter_after"`
+}
+
 type doneLine struct {
 	Transcript   []byte   `json:"transcript"` // file of the step, [Transcript] in its envelope
 	CounterAfter string   `json:"counter_after"`
@@ -127,13 +135,13 @@ func parseLine(data []byte) (*line, error) {
 		return nil, fmt.Errorf("it has the schema %.40q, not %s", l.Schema, RunSchema)
 	}
 	n := 0
-	for _, has := range []bool{l.Open != nil, l.Resume != nil, l.Begin != nil, l.Intent != nil, l.Done != nil, l.Envelope != nil, l.Text != ""} {
+	for _, has := range []bool{l.Open != nil, l.Resume != nil, l.Begin != nil, l.Intent != nil, l.Signed != nil, l.Done != nil, l.Envelope != nil, l.Text != ""} {
 		if has {
 			n++
 		}
 	}
 	fits := map[lineKind]bool{
-		lineOpen: l.Open != nil, lineResume: l.Resume != nil, lineBegin: l.Begin != nil, lineIntent: l.Intent != nil, lineDone: l.Done != nil,
+		lineOpen: l.Open != nil, lineResume: l.Resume != nil, lineBegin: l.Begin != nil, lineIntent: l.Intent != nil, lineSigned: l.Signed != nil, lineDone: l.Done != nil,
 		lineApproval: l.Envelope != nil, lineSeal: l.Envelope != nil, lineCustodian: l.Envelope != nil, lineRefused: l.Text != "", lineWitness: l.Text != "",
 	}
 	if n != 1 || !fits[l.Kind] {
@@ -199,7 +207,7 @@ func openJournal(name string) (j *journal, torn int, err error) {
 	}
 	j = &journal{name: name, raw: lines, f: f}
 	if err := errors.Join(f.Sync(), durable.SyncDir(dirOf(name))); err != nil {
-		return nil, 0, ErrInput.Wrap(err, "%s cannot be written.", name)
+		return nil, 0, ErrOutput.Wrap(err, "%s cannot be written.", name)
 	}
 	return j, len(rest), nil
 }
@@ -218,10 +226,10 @@ func (j *journal) append(l *line) ([]byte, error) {
 		return nil, ErrRequest.New("A line of %d octets is too long.", len(b))
 	}
 	if _, err := j.f.Write(append(bytes.Clone(b), '\n')); err != nil {
-		return nil, ErrInput.Wrap(err, "%s cannot be written; nothing more is done.", j.name)
+		return nil, ErrOutput.Wrap(err, "%s cannot be written; nothing more is done.", j.name)
 	}
 	if err := j.f.Sync(); err != nil {
-		return nil, ErrInput.Wrap(err, "%s cannot be written; nothing more is done.", j.name)
+		return nil, ErrOutput.Wrap(err, "%s cannot be written; nothing more is done.", j.name)
 	}
 	j.raw = append(j.raw, b)
 	return b, nil

@@ -30,6 +30,7 @@ type replay struct {
 	next    int // the task to be done
 	begin   *beginLine
 	intents []intentLine    // since begin: more than one after an interruption
+	signed  *signedLine     // with destroy: the key signed its end and may be gone
 	absent  map[string]bool // keys of which a begin line says that they were not there
 	keys    map[string]*KeyFacts
 	gone    map[string]bool
@@ -128,7 +129,7 @@ func (r *replay) apply(raw []byte) error {
 	if err != nil || at.Before(r.last) && r.seal == nil {
 		return bad("at", err, "Its time is malformed or before that of the line before.")
 	}
-	if (l.Step != "") != (l.Kind == lineBegin || l.Kind == lineIntent || l.Kind == lineDone || l.Kind == lineRefused) {
+	if (l.Step != "") != (l.Kind == lineBegin || l.Kind == lineIntent || l.Kind == lineSigned || l.Kind == lineDone || l.Kind == lineRefused) {
 		return bad("step", nil, "A line %s does not belong to a step, or has to.", l.Kind)
 	}
 	if (r.open == nil) != (l.Kind == lineOpen) {
@@ -146,7 +147,9 @@ func (r *replay) apply(raw []byte) error {
 	case lineApproval:
 		err = r.applyApproval(l)
 	case lineResume:
-		r.begin = nil // what had begun starts again; what may have been signed stays named
+		if r.signed == nil {
+			r.begin = nil // what had begun starts again; what may have been signed stays named
+		}
 		r.say("resume", "the program was started again at %s, SHA-256 %s, clock read %q", l.At, l.Resume.Program.SHA256, graphic(l.Resume.ClockRead))
 		if l.Resume.Torn > 0 {
 			r.say("resume", "%d octets of a half written line were dropped", l.Resume.Torn)
@@ -159,7 +162,12 @@ func (r *replay) apply(raw []byte) error {
 		if r.begin == nil {
 			return bad("order", nil, "It was not begun.")
 		}
+		if r.signed != nil {
+			return bad("order", nil, "The key signed its end before.")
+		}
 		r.intents = append(r.intents, *l.Intent)
+	case lineSigned:
+		err = r.applySigned(l)
 	case lineDone:
 		err = r.applyDone(l)
 	case lineSeal:
@@ -402,6 +410,18 @@ func (r *replay) rootList() []*x509.Certificate {
 
 var kindOf = map[string]Kind{DoCreateRoot: KindRoot, DoIssue: KindSign, DoCrossSign: KindCross, DoSignList: KindList, DoDestroy: KindDestroy}
 
+// applySigned takes a key's last words in. They are verified with the line that says
+// that the key is gone.
+func (r *replay) applySigned(l *line) error {
+	task := &r.agenda.Steps[r.next]
+	if task.Do != DoDestroy || r.begin == nil || len(r.intents) == 0 || r.signed != nil {
+		return badLine(task.Step, "order", nil, "Only a key that is to be destroyed signs its end, once, after people agreed.")
+	}
+	r.signed = l.Signed
+	r.say(task.Step, "the key signed its end at %s; people destroyed it after that", l.At)
+	return nil
+}
+
 func (r *replay) applyDone(l *line) error {
 	task := &r.agenda.Steps[r.next]
 	bad := func(part string, cause error, text string, args ...any) error {
@@ -410,12 +430,18 @@ func (r *replay) applyDone(l *line) error {
 	if r.begin == nil || len(r.intents) == 0 {
 		return bad("order", nil, "It was not begun, or nobody agreed to it.")
 	}
+	if s := r.signed; s != nil && (!bytes.Equal(s.Transcript, l.Done.Transcript) || s.CounterAfter != l.Done.CounterAfter) {
+		return bad("signed", nil, "It is not what the key signed at its end.")
+	}
 	var trusted []*x509.Certificate
 	if task.Do != DoCreateRoot {
 		trusted = r.rootList()
 	}
 	t, steps, err := Open(l.Done.Transcript, trusted...)
 	for _, s := range steps {
+		if task.Do == DoCreateRoot && s.What == "root" {
+			continue // a new root is compared with the given ones at the end
+		}
 		r.steps = append(r.steps, Step{task.Step + " " + s.What, s.Found})
 	}
 	if err != nil {
@@ -462,7 +488,7 @@ func (r *replay) applyDone(l *line) error {
 		r.newest[root] = l.Done.Transcript
 	}
 	r.done = append(r.done, doneStep{task, t, l.Done.Transcript, l.Done})
-	r.begin, r.intents = nil, nil
+	r.begin, r.intents, r.signed = nil, nil, nil
 	r.next++
 	return nil
 }

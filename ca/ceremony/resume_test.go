@@ -306,17 +306,7 @@ steps:
 			}
 			// The first answer is a mistake, and is found.
 			if asked++; asked == 2 {
-				u, err := hsm.ParseURI(oldURI)
-				if err != nil {
-					return err
-				}
-				for _, kind := range []string{"privkey", "pubkey"} {
-					cmd := exec.Command("pkcs11-tool", "--module", u.ModulePath, "--login", "--pin", hsmtest.PIN, "--token-label", u.Token, "--delete-object", "--type", kind, "--label", "root")
-					cmd.Env = append(cmd.Environ(), "SOFTHSM2_CONF="+filepath.Join(filepath.Dir(u.ModulePath), "softhsm2.conf"))
-					if out, err := cmd.CombinedOutput(); err != nil {
-						return fmt.Errorf("%w: %s", err, out)
-					}
-				}
+				return deleteKey(oldURI, "root")
 			}
 			return nil
 		},
@@ -354,6 +344,136 @@ steps:
 	if _, err := ceremony.VerifyRun(res.Data, ceremony.RunTrust{Roots: both}); err != nil {
 		t.Error(err)
 	}
+}
+
+// deleteKey does what people do with the token's own tool.
+func deleteKey(uri, label string) error {
+	u, err := hsm.ParseURI(uri)
+	if err != nil {
+		return err
+	}
+	for _, kind := range []string{"privkey", "pubkey"} {
+		cmd := exec.Command("pkcs11-tool", "--module", u.ModulePath, "--login", "--pin", hsmtest.PIN, "--token-label", u.Token, "--delete-object", "--type", kind, "--label", label)
+		cmd.Env = append(cmd.Environ(), "SOFTHSM2_CONF="+filepath.Join(filepath.Dir(u.ModulePath), "softhsm2.conf"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// The program stops while people destroy a key. Nothing can be asked of the key
+// any more, and the ceremony is finished all the same.
+func TestRun_GoesOnAfterTheKeyWasDestroyed(t *testing.T) {
+	s := newStage(t)
+	tok := hsmtest.SoftHSM(t)
+	uri := tok.URI("old")
+	s.script = []byte(head("acme-2026", 2, s.people...) + fmt.Sprintf(`keys:
+  old: {uri: %q, generate: P-256, counter: read}
+  new: {uri: %q, generate: P-256}
+steps:
+  - {step: make-old, do: create-root, name: old-root, key: old, base_url: "http://pki.acme-devices.example", subject: {common_name: Old Root}}
+  - {step: make-new, do: create-root, name: new-root, key: new, base_url: "http://pki.acme-devices.example", subject: {common_name: New Root}}
+  - {step: end, do: destroy, key: old, how: Delete the key with the token's tool.}
+`, uri, hsmtest.SoftHSM(t).URI("new")))
+	stopped := errors.New("the power is gone")
+	count := 0
+	counter := func(q string) string {
+		if !strings.Contains(q, "counter") {
+			return ""
+		}
+		count += 2
+		return fmt.Sprint(count)
+	}
+	s.room = &room{ask: counter, confirm: func(q string) error {
+		if strings.Contains(q, "Is it destroyed?") {
+			return errors.Join(deleteKey(uri, "old"), stopped)
+		}
+		return nil
+	}}
+	_, err := s.run()
+	refused(t, err, stopped)
+	kept := s.read(transcriptFile)
+	_, err = ceremony.VerifyRun(kept, ceremony.RunTrust{})
+	refused(t, err, ceremony.ErrUnfinished)
+
+	// After any line since then, and stopped once more.
+	s.room = &room{ask: counter, confirm: func(q string) error {
+		if strings.Contains(q, "Is it destroyed?") {
+			return stopped
+		}
+		return nil
+	}}
+	_, err = s.run()
+	refused(t, err, stopped)
+	s.room = &room{ask: func(q string) string {
+		if strings.Contains(q, "counter") {
+			t.Errorf("a token without its key is asked: %s", q)
+		}
+		return ""
+	}}
+	res := s.must()
+	if shown := s.room.shown.String(); strings.Contains(shown, "Shall the key sign its end") || strings.Count(shown, "Is it destroyed?") != 1 || !strings.Contains(shown, "what is left is to destroy it") {
+		t.Errorf("people were asked:\n%s", shown)
+	}
+	if !bytes.HasPrefix(res.Data, kept) {
+		t.Error("the past was changed")
+	}
+	found := fmt.Sprint(res.Verified.Steps)
+	for _, want := range []string{"the key signed its end at", "the key is gone: the token reports no such key", "the token counted 2 signatures", "signed by the key new"} {
+		if !strings.Contains(found, want) {
+			t.Errorf("nothing of %q in %s", want, found)
+		}
+	}
+	if strings.Contains(found, "earlier attempts were interrupted") {
+		t.Error("the key signed its end more than once")
+	}
+	if _, err := ceremony.VerifyRun(s.read(transcriptFile), ceremony.RunTrust{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// What people mistype is called that, not a clock that is wrong.
+func TestRun_AReadingThatIsNoTimeIsNoWrongClock(t *testing.T) {
+	s := newStage(t)
+	s.cfg = func(c *ceremony.RunConfig) { c.ClockRead = "garbage" }
+	_, err := s.run()
+	refused(t, err, ceremony.ErrReading)
+	s.cfg = nil
+	s.room = &room{ask: func(string) string { return "10 o'clock" }}
+	_, err = s.run()
+	refused(t, err, ceremony.ErrReading)
+	s.room = &room{ask: func(string) string { return time.Now().UTC().Add(-time.Hour).Format("2006-01-02 15:04") }}
+	_, err = s.run()
+	refused(t, err, ceremony.ErrClock)
+	s.room = &room{}
+	s.must()
+	if b := s.read(transcriptFile); bytes.Contains(b, []byte("garbage")) {
+		t.Error("it is in the transcript")
+	}
+}
+
+// A script whose approvals have ended is refused before anything is made, while a
+// ceremony that was carried out in time verifies for ever.
+func TestRun_AScriptThatHasEndedIsRefusedAtOnce(t *testing.T) {
+	s := newStage(t)
+	s.cfg = func(c *ceremony.RunConfig) { c.Now = func() time.Time { return time.Now().AddDate(0, 0, 4) } }
+	_, err := s.run()
+	refused(t, err, ceremony.ErrScript)
+	if _, err := os.Stat(s.file(transcriptFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a transcript was begun: %v", err)
+	}
+	a, err := ceremony.ParseAgenda(s.script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Current(time.Now()); err != nil {
+		t.Error(err)
+	}
+	s.cfg = nil
+	s.must()
+	s.cfg = func(c *ceremony.RunConfig) { c.Now = func() time.Time { return time.Now().AddDate(0, 0, 4) } }
+	s.must()
 }
 
 // S37: a rehearsal does every step on a throw-away token, touches no other, and

@@ -100,6 +100,11 @@ func Run(ctx context.Context, cfg RunConfig) (*RunResult, error) {
 		return nil, err
 	}
 	name := filepath.Join(cfg.Dir, TranscriptName(a.ID))
+	if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) { // else it may be done, or have little left
+		if err := a.Current(cfg.Now()); err != nil {
+			return nil, err
+		}
+	}
 	j, torn, err := openJournal(name)
 	if err != nil {
 		return nil, err
@@ -196,6 +201,8 @@ func (r *run) progress() string {
 		mark := "to do"
 		if i < r.st.next {
 			mark = "done"
+		} else if i == r.st.next && r.st.signed != nil {
+			mark = "the key signed its end; what is left is to destroy it"
 		} else if i == r.st.next && len(r.st.intents) > 0 {
 			mark = "interrupted after the key may have signed; it is done anew, the octets stay in the transcript"
 		}
@@ -208,7 +215,7 @@ func (r *run) progress() string {
 // reading that came with the command is good while it is fresh.
 func (r *run) readClock(ctx context.Context) error {
 	if r.cfg.ClockRead != "" {
-		if err := r.takeClock(r.cfg.ClockRead); err == nil || r.clock == "" && len(r.j.raw) == 0 {
+		if err := r.takeClock(r.cfg.ClockRead); err == nil || is(err, ErrReading) || r.clock == "" && len(r.j.raw) == 0 {
 			return err
 		}
 	}
@@ -223,7 +230,7 @@ func (r *run) takeClock(text string) error {
 	text = strings.TrimSuffix(strings.TrimSpace(text), "Z")
 	at, err := time.Parse("2006-01-02 15:04", text)
 	if err != nil {
-		return ErrClock.Wrap(err, "%.40q is not a time as YYYY-MM-DD HH:MM.", text)
+		return ErrReading.Wrap(err, "It is %.40q.", text)
 	}
 	// The person reads minutes, so up to one of them is not a difference.
 	if d := r.now().Sub(at); d < -maxSkew || d > maxSkew+time.Minute {
@@ -449,7 +456,7 @@ func (r *run) keep(d doneStep) error {
 			return ErrInput.Wrap(err, "%s cannot be read.", name)
 		default:
 			if err := durable.WriteFile(name, out[n], 0o644); err != nil {
-				return ErrInput.Wrap(err, "%s cannot be written; the transcript holds it.", name)
+				return ErrOutput.Wrap(err, "%s cannot be written; the transcript holds it.", name)
 			}
 		}
 		r.files = append(r.files, name)

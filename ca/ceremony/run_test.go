@@ -231,6 +231,9 @@ func TestRun_TwoOfThreeOnSoftHSM_S37(t *testing.T) {
 			t.Errorf("nothing was found of %q in\n%s", want, all.String())
 		}
 	}
+	if strings.Contains(all.String(), "NOT compared") {
+		t.Errorf("a root that is given counts as not compared:\n%s", all.String())
+	}
 	if len(res.Files) != 9 {
 		t.Errorf("files: %v", res.Files)
 	}

@@ -14,6 +14,9 @@ import (
 
 // do carries one step out.
 func (r *run) do(ctx context.Context, task *Task) error {
+	if r.st.signed != nil {
+		return r.destroyed(ctx, task) // there may be no key any more to look at
+	}
 	b, err := r.begin(ctx, task)
 	if err != nil {
 		return err
@@ -249,7 +252,6 @@ func (r *run) plan(ctx context.Context, step *Ceremony, task *Task, b *beginLine
 func (r *run) destroy(ctx context.Context, task *Task) error {
 	name := r.a.keyOf(task)
 	uri := r.uri(name)
-	// After an interruption the key may have signed its end and be gone.
 	step, err := r.ceremony(task)
 	if err != nil {
 		return err
@@ -280,23 +282,37 @@ func (r *run) destroy(ctx context.Context, task *Task) error {
 	if err != nil {
 		return err
 	}
-	if r.cfg.Rehearsal != nil {
-		return r.finish(ctx, task, res, "", "REHEARSAL: the stand-in ends with its token")
+	count := ""
+	if r.cfg.Rehearsal == nil {
+		if count, err = r.counter(ctx, task, "after", 1); err != nil {
+			return err
+		}
 	}
-	count, err := r.counter(ctx, task, "after", 1)
-	if err != nil {
+	// From here on the key may be gone, whatever happens to this machine, so what it
+	// said is kept before anybody is told to destroy it.
+	if err := r.write(&line{Kind: lineSigned, Step: task.Step, Signed: &signedLine{Transcript: res.TranscriptJSON, CounterAfter: count}}); err != nil {
 		return err
+	}
+	return r.destroyed(ctx, task)
+}
+
+// destroyed waits until a key that signed its end is gone.
+func (r *run) destroyed(ctx context.Context, task *Task) error {
+	said := r.st.signed
+	res := &Result{TranscriptJSON: said.Transcript, TranscriptWords: WordsOf(said.Transcript)}
+	if r.cfg.Rehearsal != nil {
+		return r.finish(ctx, task, res, said.CounterAfter, "REHEARSAL: the stand-in ends with its token")
 	}
 	for {
 		if _, err := r.cfg.Room.Confirm(ctx, "Destroy the key now: "+graphic(task.How)+"\nIs it destroyed? "); err != nil {
 			return err
 		}
-		gone, err := r.isGone(ctx, uri)
+		gone, err := r.isGone(ctx, r.uri(r.a.keyOf(task)))
 		if err != nil {
 			return err
 		}
 		if gone != "" {
-			return r.finish(ctx, task, res, count, gone)
+			return r.finish(ctx, task, res, said.CounterAfter, gone)
 		}
 		r.cfg.Room.Show(ErrNotGone.What + " " + ErrNotGone.Next + "\n")
 	}

@@ -45,6 +45,48 @@ func (c Constraints) Equal(d Constraints) bool {
 	return length(c.PathLength) == length(d.PathLength) && slices.Equal(c.Permitted, d.Permitted) && slices.Equal(c.Excluded, d.Excluded) && slices.Equal(c.Purposes, d.Purposes)
 }
 
+// Same tells whether authorities of a profile that are narrowed by one and by the
+// other may sign the same: the order and the spelling of names do not count, and a
+// path length that is left out is the profile's.
+func (c Constraints) Same(d Constraints, p Profile) bool {
+	length := func(n *int) int {
+		if n == nil {
+			return p.PathLen
+		}
+		return *n
+	}
+	names := func(list []string) []string {
+		out := slices.Clone(list)
+		for i, text := range out {
+			if s, err := parseSubtree(text); err == nil {
+				out[i] = s.String()
+			}
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	purposes := func(list []string) []string { return slices.Sorted(slices.Values(list)) }
+	return length(c.PathLength) == length(d.PathLength) && slices.Equal(names(c.Permitted), names(d.Permitted)) &&
+		slices.Equal(names(c.Excluded), names(d.Excluded)) && slices.Equal(purposes(c.Purposes), purposes(d.Purposes))
+}
+
+// String is the constraints in words; empty if there are none.
+func (c Constraints) String() string {
+	var out []string
+	if c.PathLength != nil {
+		out = append(out, fmt.Sprintf("path length %d", *c.PathLength))
+	}
+	for _, l := range []struct {
+		what string
+		list []string
+	}{{"permitted", c.Permitted}, {"excluded", c.Excluded}, {"purposes", c.Purposes}} {
+		if len(l.list) > 0 {
+			out = append(out, l.what+" "+strings.Join(l.list, " "))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
 var (
 	oidNameConstraints = der.MustOID("2.5.29.30")
 	oidAnyPurpose      = "2.5.29.37.0"
@@ -162,7 +204,7 @@ func parseSubtree(text string) (s subtree, err error) {
 			s.dir, err = attributes(s.subj.AppendName(nil))
 		}
 	default:
-		err = fmt.Errorf("begins with none of dns:, ip:, uri: and directory:")
+		err = fmt.Errorf("has none of the beginnings dns:, ip:, uri:, directory: that there are")
 	}
 	if err != nil {
 		return s, fmt.Errorf("the constraint %.80q %w", text, err)

@@ -51,6 +51,11 @@ func CheckVerifierKey(verifierKey string) error {
 func openCheckpoint(signed []byte, v note.Verifier) (Checkpoint, error) {
 	n, err := note.Open(signed, note.VerifierList(v))
 	if err != nil {
+		// Nothing vouches for the name in it, which is most often that of the service
+		// before somebody changed its base URL.
+		if c, rerr := ReadCheckpoint(signed); rerr == nil && c.Origin != v.Name() {
+			return Checkpoint{}, ErrCheckpoint.Wrap(err, "It says that it is of the log %.200q, and the key is of %.200q. Where the service was given another base_url, set log.origin to the name it had.", c.Origin, v.Name())
+		}
 		return Checkpoint{}, ErrCheckpoint.Wrap(err, "")
 	}
 	c, err := readText(n.Text)

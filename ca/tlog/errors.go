@@ -36,7 +36,7 @@ var (
 		"Ask the service for the receipt again; if it stays like this, keep it and report it.")
 	ErrTilePath = fault.Define(fault.NotFound, "tlog-tile-path",
 		"There is no tile at this path.",
-		"Use tile/<level>/<index> as in C2SP tlog-tiles, for a size in the checkpoint.")
+		"Use tile/<level>/<index> as in C2SP tlog-tiles, for a size in the checkpoint. If you gave the address of a log, it ends in /log: https://HOST/log.")
 	ErrLeaf = fault.Define(fault.Internal, "tlog-leaf",
 		"A leaf's facts do not give its entry.",
 		"Run fsck and restore the row it names from a backup.")

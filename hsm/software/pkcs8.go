@@ -73,6 +73,24 @@ type scryptParams struct {
 	KeyLength int `asn1:"optional"`
 }
 
+// envelope is the PEM block of an encrypted key, which needs no passphrase to be
+// told from another one.
+func envelope(file []byte) (*pem.Block, error) {
+	if len(file) > maxFile {
+		return nil, token.ErrFile.New("It is larger than any key.")
+	}
+	block, rest := pem.Decode(file)
+	switch {
+	case block == nil:
+		return nil, token.ErrFile.New("It is not PEM.")
+	case block.Type != pemType:
+		return nil, token.ErrFile.New("It is %q, not %q. Encrypt it as PKCS #8: openssl pkcs8 -topk8 -v2 aes-256-cbc -iter 600000 -in KEY.pem -out ENCRYPTED.pem; the URI names its passphrase: ?passphrase-source=file:/PATH", block.Type, pemType)
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, token.ErrFile.New("It holds more than a key.")
+	}
+	return block, nil
+}
+
 // Encrypt writes key as encrypted PKCS #8 PEM.
 func Encrypt(key crypto.PrivateKey, passphrase token.Secret) ([]byte, error) {
 	if passphrase.Empty() {
@@ -117,17 +135,9 @@ func marshal(v any) asn1.RawValue {
 
 // Decrypt reads encrypted PKCS #8 PEM.
 func Decrypt(file []byte, passphrase token.Secret) (crypto.Signer, error) {
-	if len(file) > maxFile {
-		return nil, token.ErrFile.New("It is larger than any key.")
-	}
-	block, rest := pem.Decode(file)
-	switch {
-	case block == nil:
-		return nil, token.ErrFile.New("It is not PEM.")
-	case len(bytes.TrimSpace(rest)) > 0:
-		return nil, token.ErrFile.New("It holds more than a key.")
-	case block.Type != pemType:
-		return nil, token.ErrFile.New("It is %q, not %q; `openssl pkcs8 -topk8` encrypts a key.", block.Type, pemType)
+	block, err := envelope(file)
+	if err != nil {
+		return nil, err
 	}
 	var key encryptedKey
 	if err := unmarshal(block.Bytes, &key); err != nil {

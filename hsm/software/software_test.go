@@ -152,6 +152,26 @@ func TestStore_RefusesWrongPassphraseModeAndContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants(t, fresh(plain), token.ErrFile)
+	// Without a source of a passphrase it is the file that is wrong all the same, and
+	// what is said about it works.
+	plain.PINSource = ""
+	err := fresh(plain)
+	wants(t, err, token.ErrFile)
+	_, command, found := strings.Cut(err.Error(), "openssl ")
+	command, _, ends := strings.Cut(command, ";")
+	if !found || !ends {
+		t.Fatalf("it does not say how: %v", err)
+	}
+	sealed := uri("sealed")
+	run(t, "openssl", append(strings.Fields(strings.NewReplacer("KEY.pem", plain.Path, "ENCRYPTED.pem", sealed.Path).Replace(command)), "-passout", "pass:some words")...)
+	if err := os.Chmod(sealed.Path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PASS", "some words")
+	sealed.PINSource = "env:PASS"
+	if err := fresh(sealed); err != nil {
+		t.Error(err)
+	}
 }
 
 func FuzzDecrypt(f *testing.F) {

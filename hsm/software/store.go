@@ -65,6 +65,9 @@ func (s *Store) open(ctx context.Context, u token.URI) (*Key, error) {
 	if err != nil {
 		return nil, token.ErrFile.Wrap(err, "It cannot be read.")
 	}
+	if _, err := envelope(data); err != nil {
+		return nil, err // nobody is asked for the passphrase of a file that has none
+	}
 	pass, err := s.passphrase(ctx, u, "to open the key file")
 	if err != nil {
 		return nil, err
