@@ -177,6 +177,9 @@ type Authority struct {
 	// State pending, active, closed, revoked or ended
 	State   string `json:"state"`
 	Subject string `json:"subject,omitempty,omitzero"`
+
+	// Transcript JSON, while pending, not in lists: the transcript of the CSR, to bring to the root. It says what was asked for and what the token tells of the key.
+	Transcript string `json:"transcript,omitempty,omitzero"`
 }
 
 // AuthorityPage defines model for AuthorityPage.
@@ -967,14 +970,14 @@ type DocumentPage struct {
 // EnrolPassword defines model for EnrolPassword.
 type EnrolPassword struct {
 	ExpiresAt time.Time `json:"expires_at"`
-
-	// Id The reference value of protocols that have one (CMP).
-	Id    string `json:"id"`
-	Order string `json:"order,omitempty,omitzero"`
+	Order     string    `json:"order,omitempty,omitzero"`
 
 	// Password Shown only here.
 	Password string `json:"password"`
 	Profile  string `json:"profile"`
+
+	// Reference The reference value of protocols that have one (CMP).
+	Reference string `json:"reference"`
 
 	// Unit The user name of protocols that have one (EST).
 	Unit string `json:"unit"`
@@ -1229,7 +1232,7 @@ type HookRequest struct {
 
 // InstallRequest defines model for InstallRequest.
 type InstallRequest struct {
-	// Certificate PEM.
+	// Certificate PEM, or the transcript of its signing, which shows how it came about.
 	Certificate string `json:"certificate"`
 
 	// Root Name of the root that signed it.
@@ -2516,7 +2519,10 @@ type RootRequest struct {
 
 	// Certificate PEM.
 	Certificate string `json:"certificate"`
-	Name        string `json:"name"`
+
+	// List PEM of its list. If it does not fit, the root is not stored either.
+	List string `json:"list,omitempty,omitzero"`
+	Name string `json:"name"`
 }
 
 // RotationDue defines model for RotationDue.
@@ -3310,7 +3316,9 @@ type SearchCertificatesParams struct {
 	Holder *string `form:"holder,omitempty" json:"holder,omitempty"`
 
 	// Serial The serial number, hexadecimal.
-	Serial    *string `form:"serial,omitempty" json:"serial,omitempty"`
+	Serial *string `form:"serial,omitempty" json:"serial,omitempty"`
+
+	// Status Those on hold are among the revoked; hold gives them alone.
 	Status    *string `form:"status,omitempty" json:"status,omitempty"`
 	Authority *string `form:"authority,omitempty" json:"authority,omitempty"`
 	Order     *string `form:"order,omitempty" json:"order,omitempty"`
@@ -3503,7 +3511,7 @@ type ListPlannedCertificatesParams struct {
 // ListRotationDueParams defines parameters for ListRotationDue.
 type ListRotationDueParams struct {
 	// WindowSeconds Instead of the configured windows.
-	WindowSeconds int64 `form:"window_seconds,omitempty" json:"window_seconds,omitempty,omitzero"`
+	WindowSeconds *int64 `form:"window_seconds,omitempty" json:"window_seconds,omitempty"`
 
 	// Cursor Where the page before ended, as its member next said.
 	Cursor *CursorParam `form:"cursor,omitempty" json:"cursor,omitempty"`
@@ -3631,7 +3639,7 @@ type ListShadowsParams struct {
 // GetThingTimelineParams defines parameters for GetThingTimeline.
 type GetThingTimelineParams struct {
 	// Limit Most events, the latest ones; 500 if not given.
-	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // ListTrailParams defines parameters for ListTrail.
@@ -16300,12 +16308,16 @@ func NewListRotationDueRequest(server string, params *ListRotationDueParams) (*h
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
-		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "window_seconds", params.WindowSeconds, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
-			return nil, err
-		} else {
-			for _, qp := range strings.Split(queryFrag, "&") {
-				rawQueryFragments = append(rawQueryFragments, qp)
+		if params.WindowSeconds != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "window_seconds", *params.WindowSeconds, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
 			}
+
 		}
 
 		if params.Cursor != nil {
@@ -18203,12 +18215,16 @@ func NewGetThingTimelineRequest(server string, thing ThingParam, params *GetThin
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
-		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
-			return nil, err
-		} else {
-			for _, qp := range strings.Split(queryFrag, "&") {
-				rawQueryFragments = append(rawQueryFragments, qp)
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
 			}
+
 		}
 
 		if encoded := queryValues.Encode(); encoded != "" {

@@ -352,7 +352,7 @@ func (c *console) certificates(v *view) (string, error) {
 	authorities, err := c.Backend.Authorities.Authorities(v.r.Context(), v.scope)
 	v.Data = map[string]any{
 		"Items": items, "Next": c.nextLink(v, next), "Query": text, "Status": q.Status, "Authority": q.Authority,
-		"Statuses": []string{"good", "revoked", "expired", "reserved", "void"}, "Authorities": authorities, "Filtered": text != "" || q.Status != "" || q.Authority != "",
+		"Statuses": []string{"good", "revoked", "hold", "expired", "reserved", "void"}, "Authorities": authorities, "Filtered": text != "" || q.Status != "" || q.Authority != "",
 	}
 	return "certificates", err
 }

@@ -302,7 +302,7 @@ func (f *Fake) CreateStationCode(_ context.Context, by access.Actor, r adminapi.
 // CreateEnrolPassword implements [web.Enrolment].
 func (f *Fake) CreateEnrolPassword(_ context.Context, by access.Actor, r adminapi.EnrolPasswordRequest) (adminapi.EnrolPassword, error) {
 	f.Calls = append(f.Calls, "enrol password "+r.Unit)
-	return adminapi.EnrolPassword{Id: "a2b3c4d5e6f7g8h9", Unit: r.Unit, Profile: r.Profile, Order: r.Order, Password: "test-password", ExpiresAt: f.Now().Add(time.Hour)}, nil
+	return adminapi.EnrolPassword{Reference: "a2b3c4d5e6f7g8h9", Unit: r.Unit, Profile: r.Profile, Order: r.Order, Password: "test-password", ExpiresAt: f.Now().Add(time.Hour)}, nil
 }
 
 // AcmeKey is the external account key of the fixtures.
