@@ -78,6 +78,7 @@ func TestAdminCommands_ShowAndDo(t *testing.T) {
 		{access.Platform, "principal disable ci", 0, "ci is disabled"},
 		{access.CMManager, "station-code create --station st-9 --site here", 0, "HMK1-TEST"},
 		{access.CMManager, "enrol password create --unit LMP-9 --profile ldevid", 0, "test-password"},
+		{access.CMManager, "enrol password create --unit LMP-9 --profile ldevid --json", 0, `"reference": "a2b3c4d5e6f7g8h9"`},
 		{access.SecurityOfficer, "enrol acme-key create --profile ldevid --name LMP-9", 0, "test-secret"},
 		{access.SecurityOfficer, "enrol acme-key list", 0, webtest.Unit},
 		{access.SecurityOfficer, "enrol acme-key revoke a2b3c4d5e6f7g8h9", 0, "is revoked"},

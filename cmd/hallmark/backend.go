@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"log/slog"
@@ -34,7 +35,7 @@ import (
 
 // The faults of the administration API that no domain package knows.
 var (
-	errNoRoot    = fault.Define(fault.Conflict, "station-code-no-root", "There is no root yet that a station could trust.", "Store the root with hallmark ca root, then make the code again.")
+	errNoRoot    = fault.Define(fault.Conflict, "station-code-no-root", "There is no root yet that a station could trust.", "Store the root with hallmark ca root, install an infrastructure authority, then make the code again.")
 	errSharedKey = fault.Define(fault.Conflict, "authority-key-shared", "The key belongs to another authority already.", "Name another object in the token; every authority has a key of its own.")
 )
 
@@ -77,6 +78,8 @@ type backend struct {
 	certs *certifier // of the doors and the OCSP responders; nil in tests without doors
 	now   func() time.Time
 	log   *slog.Logger
+	// stationRoot is the root that a station of a tenant knows the doors by.
+	stationRoot func(ctx context.Context, tenant string) (*x509.Certificate, error)
 	// reloaded is called after an authority was installed, so that it gets its
 	// lists and the doors their certificates.
 	reloaded func(ctx context.Context) error

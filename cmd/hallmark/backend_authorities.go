@@ -12,7 +12,6 @@ import (
 	"hallmark/api/adminapi"
 	"hallmark/ca"
 	"hallmark/ca/ceremony"
-	"hallmark/ca/csr"
 	"hallmark/ca/profile"
 	"hallmark/hsm"
 	"hallmark/internal/durable"
@@ -25,7 +24,9 @@ func (b *backend) authorityView(a *ca.Authority) adminapi.Authority {
 	}
 	v.Exposed = a.State != ca.StatePending && b.exposed.is(context.Background(), a.KeyURI)
 	if a.State == ca.StatePending {
-		v.Csr = pemText("CERTIFICATE REQUEST", a.CSR)
+		if req, _, err := ceremony.CSRIn(a.CSR); err == nil {
+			v.Csr = pemText("CERTIFICATE REQUEST", req.Raw)
+		}
 		return v
 	}
 	v.Certificate, v.Fingerprint = pemText("CERTIFICATE", a.Certificate), fingerprint(a.Certificate)
@@ -81,7 +82,20 @@ func (b *backend) Authority(ctx context.Context, s access.Scope, name string) (a
 	if err != nil {
 		return adminapi.Authority{}, err
 	}
-	return b.authorityView(&a), nil
+	return b.withTranscript(&a), nil
+}
+
+// withTranscript is an authority with the file to bring to its root, which a list
+// of many does not have.
+func (b *backend) withTranscript(a *ca.Authority) adminapi.Authority {
+	v := b.authorityView(a)
+	if a.State != ca.StatePending {
+		return v
+	}
+	if _, t, err := ceremony.CSRIn(a.CSR); err == nil {
+		v.Transcript = string(t)
+	}
+	return v
 }
 
 // CreateAuthority implements [web.Authorities]. Everything that can be refused
@@ -140,14 +154,14 @@ func (b *backend) CreateAuthority(ctx context.Context, by access.Actor, r admina
 	if full, err := hsm.ParseURI(made.Transcript.Key.URI); err == nil && len(uri.ID) == 0 {
 		uri.ID = full.ID
 	}
-	a.KeyURI, a.CSR = uri.String(), made.CSRDER
+	a.KeyURI, a.CSR = uri.String(), made.TranscriptJSON
 	// 3. The record. Without it the key stays in its token, and the next try finds it.
 	if err := b.db.CreateAuthority(ctx, a); err != nil {
 		return adminapi.Authority{}, err
 	}
 	b.log.InfoContext(ctx, "authority created", "authority", a.Name, "duty", string(a.Duty), "key", uri.Key(), "generated", generate, "by", by.String())
 	b.keep(ctx, a.Name+".csr", made)
-	return b.authorityView(&a), nil
+	return b.withTranscript(&a), nil
 }
 
 // keyURI refuses what the service must not take from a request.
@@ -175,7 +189,11 @@ func (b *backend) check(ctx context.Context, a *ca.Authority) ([]ca.Authority, e
 	}
 	all, err := b.db.Authorities(ctx) // of every tenant: names are in URLs, keys are in tokens
 	for _, have := range all {
-		if have.Name == a.Name {
+		switch {
+		case have.Name != a.Name:
+		case have.State == ca.StatePending && have.Tenant == a.Tenant:
+			return nil, ca.ErrAuthorityPending.New("%s.", a.Name)
+		default:
 			return nil, ca.ErrAuthorityExists.New("%s.", a.Name)
 		}
 	}
@@ -192,7 +210,7 @@ func keyIsOnlyOf(all []ca.Authority, spki []byte) error {
 		var have []byte
 		if c, err := x509.ParseCertificate(a.Certificate); err == nil {
 			have = c.RawSubjectPublicKeyInfo
-		} else if r, err := csr.Parse(a.CSR); err == nil {
+		} else if r, _, err := ceremony.CSRIn(a.CSR); err == nil {
 			have = r.SPKI
 		}
 		if bytes.Equal(have, spki) {
@@ -296,7 +314,7 @@ func (b *backend) CreateRoot(ctx context.Context, by access.Actor, r adminapi.Ro
 	if err != nil {
 		return adminapi.Authority{}, err
 	}
-	cert, err := ca.CheckInstall(&a, der, nil)
+	cert, err := ca.CheckInstall(&a, nil, der, nil)
 	if err != nil {
 		return adminapi.Authority{}, err
 	}
@@ -311,12 +329,24 @@ func (b *backend) CreateRoot(ctx context.Context, by access.Actor, r adminapi.Ro
 		return adminapi.Authority{}, err
 	}
 	a.Certificate = cert.Raw
+	// A root is trusted as soon as it is stored, and its name and base URL stay, so
+	// a list that shows one of them to be wrong is looked at first.
+	if r.List != "" {
+		if err := b.lists.CheckRootList(&a, cert, []byte(r.List)); err != nil {
+			return adminapi.Authority{}, err
+		}
+	}
 	if err := b.db.InstallAuthority(ctx, a); err != nil {
 		return adminapi.Authority{}, err
 	}
 	b.log.InfoContext(ctx, "root stored", "authority", a.Name, "fingerprint", fingerprint(cert.Raw), "by", by.String())
 	if err := b.reload(ctx); err != nil {
 		return adminapi.Authority{}, err
+	}
+	if r.List != "" {
+		if _, err := b.PutRootList(ctx, by, a.Name, adminapi.RootListRequest{List: r.List}); err != nil {
+			return adminapi.Authority{}, err
+		}
 	}
 	return b.authorityView(&a), nil
 }

@@ -59,7 +59,7 @@ func TestBackend_AnAuthorityFromItsKeyToItsFirstCertificate(t *testing.T) {
 	}
 	again := request
 	_, err = n.api.Authorities.CreateAuthority(ctx, n.officer, again)
-	wants(t, err, ca.ErrAuthorityExists)
+	wants(t, err, ca.ErrAuthorityPending)
 	again.Name = "line-2"
 	_, err = n.api.Authorities.CreateAuthority(ctx, n.officer, again) // the key is there, and is taken
 	wants(t, err, errSharedKey)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"hallmark/access"
 	"hallmark/api/adminapi"
@@ -74,11 +75,20 @@ func (b *backend) Certificates(ctx context.Context, s access.Scope, q web.Certif
 	var keep func(*ca.Record) bool
 	if q.Status != "" {
 		now := b.now()
-		keep = func(r *ca.Record) bool { return r.Status(now) == q.Status }
+		keep = func(r *ca.Record) bool { return inStatus(r, q.Status, now) }
 	}
 	query := ca.RecordQuery{Tenant: s.Tenant, Prefix: q.Holder, Account: q.Order, Profile: q.Profile, Authority: q.Authority}
 	rows, next, err := collect(p.After, p.Limit, b.records(ctx, query), recordPosition, keep)
 	return mapped(rows, b.summaryView), next, err
+}
+
+// inStatus compares a record with the word of a search. A certificate on hold is one of
+// the revoked, and can be looked for alone, since it can be released.
+func inStatus(r *ca.Record, status string, now time.Time) bool {
+	if status == "hold" {
+		return r.Revoked() && crl.Reason(r.Reason) == crl.CertificateHold
+	}
+	return r.Status(now) == status
 }
 
 // bySerial is a search by serial number, which finds one or nothing.
@@ -94,7 +104,7 @@ func (b *backend) bySerial(ctx context.Context, s access.Scope, q web.Certificat
 	if err != nil {
 		return nil, err
 	}
-	if v := b.summaryView(&r); (q.Status == "" || v.Status == q.Status) && (q.Order == "" || v.Account == q.Order) && (q.Profile == "" || v.Profile == q.Profile) &&
+	if v := b.summaryView(&r); (q.Status == "" || inStatus(&r, q.Status, b.now())) && (q.Order == "" || v.Account == q.Order) && (q.Profile == "" || v.Profile == q.Profile) &&
 		strings.HasPrefix(strings.ToLower(v.Holder), strings.ToLower(q.Holder)) {
 		return []adminapi.CertificateSummary{v}, nil
 	}

@@ -48,6 +48,11 @@ func TestBackend_ADeviceAndItsRevocation(t *testing.T) {
 	if hold.Already || hold.Blocked || hold.Holder != "Lot-002" || hold.Reason != "certificateHold" {
 		t.Errorf("%+v", hold)
 	}
+	for _, status := range []string{"hold", "revoked"} {
+		if items, _, err := n.api.Certificates.Certificates(ctx, n.scope, web.CertificateQuery{Status: status}, web.Page{Limit: 50}); err != nil || len(items) != 1 || items[0].Serial != second2.String() {
+			t.Errorf("status %s: %+v, %v", status, items, err)
+		}
+	}
 	if again := ok[adminapi.Revocation](t)(n.api.Trust.RevokeCertificate(ctx, n.officer, second2.String(), adminapi.RevokeRequest{Reason: "certificateHold"})); !again.Already {
 		t.Error("a second hold counts as new")
 	}
@@ -72,6 +77,7 @@ func TestBackend_ADeviceAndItsRevocation(t *testing.T) {
 		want int
 	}{
 		{web.CertificateQuery{Status: "revoked"}, 2},
+		{web.CertificateQuery{Status: "hold"}, 0},
 		{web.CertificateQuery{Status: "good", Profile: string(profile.IDevID)}, 2},
 		{web.CertificateQuery{Order: "Lot"}, 3},
 		{web.CertificateQuery{Authority: catest.Infra}, 1},

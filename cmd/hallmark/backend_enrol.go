@@ -19,5 +19,5 @@ func (b enrolAPI) CreateEnrolPassword(ctx context.Context, by access.Actor, r ad
 	if err != nil {
 		return adminapi.EnrolPassword{}, err
 	}
-	return adminapi.EnrolPassword{Id: p.ID, Unit: p.Unit, Profile: string(p.Profile), Order: p.Order, Password: secret.Reveal(), ExpiresAt: p.ExpiresAt}, nil
+	return adminapi.EnrolPassword{Reference: p.ID, Unit: p.Unit, Profile: string(p.Profile), Order: p.Order, Password: secret.Reveal(), ExpiresAt: p.ExpiresAt}, nil
 }

@@ -5,11 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 
 	"hallmark/access"
 	"hallmark/api/adminapi"
-	"hallmark/ca"
 	"hallmark/ca/profile"
 	"hallmark/crl"
 	"hallmark/provisioner"
@@ -75,12 +73,20 @@ func (b *backend) wholeOrder(ctx context.Context, o provisioner.Order, err error
 
 // CreateOrder implements [web.Orders].
 func (b *backend) CreateOrder(ctx context.Context, by access.Actor, r adminapi.OrderRequest) (adminapi.Order, error) {
-	o, err := b.prov.CreateOrder(ctx, by, provisioner.Body{
+	o, err := b.draft(ctx, by, provisioner.Body{
 		ID: r.Id, Product: r.Product, Quantity: r.Quantity, Serials: provisioner.SerialRule{Prefix: r.Serials.Prefix, First: r.Serials.First, Last: r.Serials.Last, Width: r.Serials.Width, Pattern: r.Serials.Pattern, List: r.Serials.List, HardwareType: r.Serials.HardwareType, Hardware: r.Serials.Hardware},
 		Stations: r.Stations, NotBefore: unixSeconds(r.NotBefore), NotAfter: unixSeconds(r.NotAfter), KeyOrigin: profile.Origin(r.KeyOrigin), CNIsUnit: r.CnIsUnit,
 		CertificateDays: r.CertificateDays, AllowUnproven: r.AllowUnproven, Organization: r.Organization, Region: r.Region,
 	})
 	return b.wholeOrder(ctx, o, err)
+}
+
+// draft makes an order that somebody can still work on.
+func (b *backend) draft(ctx context.Context, by access.Actor, body provisioner.Body) (provisioner.Order, error) {
+	if err := b.prov.Ahead(&body); err != nil {
+		return provisioner.Order{}, err
+	}
+	return b.prov.CreateOrder(ctx, by, body)
 }
 
 // Order implements [web.Orders].
@@ -150,51 +156,17 @@ func (b *backend) Units(ctx context.Context, s access.Scope, order string, p web
 // the root's key, so that the station knows the service before it tells its code
 // to anybody (S14).
 func (b *backend) CreateStationCode(ctx context.Context, by access.Actor, r adminapi.StationCodeRequest) (adminapi.StationCode, error) {
-	root, err := b.serviceRoot(by.Scope())
+	root, err := b.stationRoot(ctx, by.Tenant)
 	if err != nil {
 		return adminapi.StationCode{}, err
 	}
-	text, code := uplink.NewCode(nil, sha256.Sum256(root.Cert.RawSubjectPublicKeyInfo))
+	text, code := uplink.NewCode(nil, sha256.Sum256(root.RawSubjectPublicKeyInfo))
 	c, err := b.prov.CreateStationCode(ctx, by, r.Station, r.Site, code[:])
 	if err != nil {
 		return adminapi.StationCode{}, err
 	}
 	b.log.InfoContext(ctx, "station code made", "station", c.Station, "site", c.Site, "by", by.String())
 	return adminapi.StationCode{Station: c.Station, Site: c.Site, Code: text, ExpiresAt: c.ExpiresAt}, nil
-}
-
-// serviceRoot is the root that the doors' certificates end in: that of the
-// newest infrastructure authority, else the newest root.
-func (b *backend) serviceRoot(s access.Scope) (ca.Info, error) {
-	var infra, root *ca.Info
-	all := b.ca.Authorities()
-	for i := range all {
-		a := &all[i]
-		if a.Tenant != s.Tenant || a.State != ca.StateActive {
-			continue
-		}
-		switch a.Duty {
-		case profile.DutyInfrastructure:
-			if infra == nil || a.CreatedAt.After(infra.CreatedAt) {
-				infra = a
-			}
-		case profile.DutyRoot:
-			if root == nil || a.CreatedAt.After(root.CreatedAt) {
-				root = a
-			}
-		}
-	}
-	if infra != nil {
-		for i := range all {
-			if a := &all[i]; a.Tenant == s.Tenant && a.Duty == profile.DutyRoot && infra.Cert.CheckSignatureFrom(a.Cert) == nil {
-				root = a
-			}
-		}
-	}
-	if root == nil {
-		return ca.Info{}, errNoRoot.New("")
-	}
-	return *root, nil
 }
 
 func stationView(s *provisioner.Station) adminapi.Station {
@@ -209,13 +181,14 @@ func (b *backend) Stations(ctx context.Context, s access.Scope) ([]adminapi.Stat
 
 // RevokeStation implements [web.Stations]. The row goes first, since it ends
 // issuance at once; whoever repeats the request after a failure between the two
-// steps gets the rest done.
+// steps gets the rest done. The name is not blocked: another computer may enrol
+// under it with a new code, once no certificate of the old one is good (S14).
 func (b *backend) RevokeStation(ctx context.Context, by access.Actor, id string, r adminapi.StationRevokeRequest) (adminapi.Station, error) {
 	if err := b.prov.RevokeStation(ctx, by.Scope(), id); err != nil {
 		return adminapi.Station{}, err
 	}
-	done, err := b.crl.BlockDevice(ctx, by, provisioner.StationHolder(id), crl.PrivilegeWithdrawn, r.Note)
-	if err != nil && !errors.Is(err, crl.ErrHolderUnknown) { // it may have no certificate yet
+	done, err := b.crl.RevokeHolder(ctx, by, provisioner.StationHolder(id), crl.PrivilegeWithdrawn, r.Note)
+	if err != nil {
 		return adminapi.Station{}, err
 	}
 	b.log.WarnContext(ctx, "station revoked", "station", id, "certificates", len(done.Revoked), "by", by.String(), "note", r.Note)

@@ -6,12 +6,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"hallmark/access"
 	"hallmark/api/adminapi"
@@ -93,6 +95,9 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 		lists:    crl.NewPublisher(crl.PublisherConfig{Store: f.DB, CA: f.CA, Set: set}),
 		reloaded: func(ctx context.Context) error { n.reloads++; return n.lists.Sweep(ctx) },
 	}
+	doors := &Server{ca: f.CA, now: time.Now}
+	doors.tls.Store(&doorCertificate{cert: &tls.Certificate{Certificate: [][]byte{f.Infra.Raw}}, ready: true})
+	n.backend.stationRoot = doors.stationRoot
 	if err := n.lists.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,7 @@ func (s *Server) background(ctx context.Context) {
 	s.wg.Go(func() { s.scanExpiry(ctx) })
 	s.wg.Go(func() { s.settleRenewals(ctx) })
 	s.wg.Go(func() { s.keepRollovers(ctx) })
+	s.wg.Go(func() { s.countFleet(ctx) })
 	s.wg.Go(func() { s.logs.run(ctx) })
 	s.wg.Go(func() { s.backup.schedule(ctx) })
 	s.fleet.run(ctx, &s.wg)

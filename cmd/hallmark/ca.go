@@ -1,17 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"hallmark/api/adminapi"
+	"hallmark/ca"
 	"hallmark/ca/ceremony"
 	"hallmark/internal/durable"
 )
@@ -26,7 +30,7 @@ at the root (ceremony sign), and the check and installation here (ca install).`,
   hallmark ca csr --name device-1 --duty device --cn "Example Device CA 1" --key 'pkcs11:token=line;object=device-1?module-path=…&pin-source=file:…'
   hallmark ca install device-1 --root root-1 --certificate device-1.pem`,
 	}
-	cmd.AddCommand(newCAListCmd(g), newCARootCmd(g), newCACSRCmd(g), newCAInstallCmd(g), newCACRLCmd(g), newCAImportCmd(g), newCAServeCmd(g), newCARolloverCmd(g), newCARetireCmd(g), newCARevokeCmd(g), newCACrossCmd(g))
+	cmd.AddCommand(newCAListCmd(g), newCARootCmd(g), newCACSRCmd(g), newCATranscriptCmd(g), newCAInstallCmd(g), newCACRLCmd(g), newCAImportCmd(g), newCAServeCmd(g), newCARolloverCmd(g), newCARetireCmd(g), newCARevokeCmd(g), newCACrossCmd(g))
 	return cmd
 }
 
@@ -66,25 +70,26 @@ func newCARootCmd(g *globals) *cobra.Command {
 		Use: "root", Short: "Store a root's certificate and list", Args: cobra.NoArgs,
 		Example: "  hallmark ca root --name root-1 --certificate root-1.pem --list root-1.crl",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := readPEM(cert, "CERTIFICATE")
-			if err != nil {
+			r := adminapi.RootRequest{Name: name, BaseUrl: base}
+			var err error
+			if r.Certificate, err = readPEM(cert, "CERTIFICATE"); err != nil {
 				return err
+			}
+			if list != "" {
+				if r.List, err = readPEM(list, "X509 CRL"); err != nil {
+					return err
+				}
 			}
 			api, err := g.admin(cmd.Context())
 			if err != nil {
 				return err
 			}
-			a, err := api.CreateRootWithResponse(cmd.Context(), adminapi.RootRequest{Name: name, Certificate: text, BaseUrl: base})
+			a, err := api.CreateRootWithResponse(cmd.Context(), r)
 			if err != nil {
 				return errAnswer.Wrap(err, "")
 			}
 			if a.JSON201 == nil {
 				return problem(a.StatusCode(), a.Body)
-			}
-			if list != "" {
-				if err := putRootList(cmd, api, name, list); err != nil {
-					return err
-				}
 			}
 			return g.print(a.JSON201, func(w io.Writer) { fmt.Fprintf(w, "Root %s stored: %s\n", name, a.JSON201.Subject) })
 		},
@@ -93,7 +98,7 @@ func newCARootCmd(g *globals) *cobra.Command {
 	f.StringVar(&name, "name", "", "name of the root, as in its ceremony")
 	f.StringVar(&cert, "certificate", "", "PEM or DER file of its certificate")
 	f.StringVar(&list, "list", "", "PEM or DER file of its list")
-	f.StringVar(&base, "base-url", "", "where its list and certificate are fetched; default the configured one")
+	f.StringVar(&base, "base-url", "", "where its list and certificate are fetched, as its ceremony froze it; default the configured one")
 	cmd.MarkFlagRequired("name")
 	cmd.MarkFlagRequired("certificate")
 	return cmd
@@ -124,19 +129,7 @@ func newCACSRCmd(g *globals) *cobra.Command {
 			if a.JSON201 == nil {
 				return problem(a.StatusCode(), a.Body)
 			}
-			if out == "" {
-				out = r.Name + ".csr"
-			}
-			if err := durable.WriteFile(out, []byte(a.JSON201.Csr), 0o644); err != nil {
-				return err
-			}
-			return g.print(a.JSON201, func(w io.Writer) {
-				fmt.Fprintf(w, "CSR of %s written to %s.\n", r.Name, out)
-				if b, _ := pem.Decode([]byte(a.JSON201.Csr)); b != nil {
-					fmt.Fprintf(w, "Read its checksum aloud at the ceremony: %s\n", ceremony.WordsOf(b.Bytes))
-				}
-				fmt.Fprintf(w, "Next, at the root: hallmark ceremony sign --csr %s\n", filepath.Base(out))
-			})
+			return keepRequest(g, out, a.JSON201)
 		},
 	}
 	f := cmd.Flags()
@@ -151,20 +144,87 @@ func newCACSRCmd(g *globals) *cobra.Command {
 	f.StringArrayVar(&r.Excluded, "exclude", nil, "name that no certificate of it may have; repeatable")
 	f.StringArrayVar(&r.Purposes, "purpose", nil, "purpose of everything below it: client-auth, server-auth, ocsp-signing; repeatable")
 	f.StringVar(&until, "issue-until", "", "date after which it only signs lists")
-	f.StringVar(&out, "out", "", "file for the CSR; default NAME.csr")
+	f.StringVar(&out, "out", "", "file for the CSR; default NAME.csr; its transcript lies beside it")
 	for _, n := range []string{"name", "duty", "cn", "key"} {
 		cmd.MarkFlagRequired(n)
 	}
 	return cmd
 }
 
+func newCATranscriptCmd(g *globals) *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use: "transcript NAME", Short: "Write the CSR of a pending authority and its transcript once more", Args: cobra.ExactArgs(1),
+		Example: "  hallmark ca transcript infra-1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := g.admin(cmd.Context())
+			if err != nil {
+				return err
+			}
+			a, err := api.GetAuthorityWithResponse(cmd.Context(), args[0])
+			if err != nil {
+				return errAnswer.Wrap(err, "")
+			}
+			if a.JSON200 == nil {
+				return problem(a.StatusCode(), a.Body)
+			}
+			if a.JSON200.Csr == "" {
+				return ca.ErrAuthorityExists.New("%s is %s and has no CSR any more.", args[0], a.JSON200.State)
+			}
+			return keepRequest(g, out, a.JSON200)
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "file for the CSR; default NAME.csr; its transcript lies beside it")
+	return cmd
+}
+
+// transcriptBeside is where the transcript of a CSR lies.
+func transcriptBeside(csr string) string { return csr + ".transcript.json" }
+
+// keepRequest writes what is brought to the root: the CSR, for those who certify it
+// in another way, and the transcript, which says what was asked for.
+func keepRequest(g *globals, out string, a *adminapi.Authority) error {
+	if out == "" {
+		out = a.Name + ".csr"
+	}
+	if err := durable.WriteFile(out, []byte(a.Csr), 0o644); err != nil {
+		return err
+	}
+	bring := out
+	if a.Transcript != "" {
+		bring = transcriptBeside(out)
+		if err := durable.WriteFile(bring, []byte(a.Transcript), 0o644); err != nil {
+			return err
+		}
+	}
+	return g.print(a, func(w io.Writer) {
+		fmt.Fprintf(w, "CSR of %s written to %s", a.Name, out)
+		if bring != out {
+			fmt.Fprintf(w, ", its transcript to %s", bring)
+		}
+		fmt.Fprintln(w, ".")
+		if b, _ := pem.Decode([]byte(a.Csr)); b != nil {
+			fmt.Fprintf(w, "Read its checksum aloud at the ceremony: %s\n", ceremony.WordsOf(b.Bytes))
+		}
+		// A key that keeps no rules is signed for only by who says so, too.
+		mode := ""
+		if t, _, err := ceremony.Open([]byte(a.Transcript)); err == nil && slices.ContainsFunc(t.Exceptions, func(e string) bool { return strings.HasPrefix(e, "development:") }) {
+			mode = " --development"
+		}
+		fmt.Fprintf(w, "Next, at the root, with the URI of its key, its certificate and its newest transcript:\n  hallmark ceremony sign --csr %s --key KEY-URI --root ROOT.pem --previous NEWEST.transcript.json%s\n", filepath.Base(bring), mode)
+	})
+}
+
 func newCAInstallCmd(g *globals) *cobra.Command {
 	var root, cert string
 	cmd := &cobra.Command{
 		Use: "install NAME", Short: "Check and install the certificate of an issuing authority", Args: cobra.ExactArgs(1),
-		Example: "  hallmark ca install device-1 --root root-1 --certificate device-1.pem",
+		Long: `The certificate has to be for the key that the token holds, signed by this root, of
+the profile of the duty, and narrowed exactly as was asked for with hallmark ca csr.`,
+		Example: `  hallmark ca install device-1 --root root-1 --certificate device-1.pem
+  hallmark ca install device-1 --root root-1 --certificate device-1.sign.transcript.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			text, err := readPEM(cert, "CERTIFICATE")
+			text, err := readSigned(cert)
 			if err != nil {
 				return err
 			}
@@ -185,7 +245,7 @@ func newCAInstallCmd(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", "name of the root that signed it")
-	cmd.Flags().StringVar(&cert, "certificate", "", "PEM or DER file")
+	cmd.Flags().StringVar(&cert, "certificate", "", "PEM or DER file, or the transcript of its signing")
 	cmd.MarkFlagRequired("root")
 	cmd.MarkFlagRequired("certificate")
 	return cmd
@@ -196,12 +256,20 @@ func newCACRLCmd(g *globals) *cobra.Command {
 		Use: "crl ROOT FILE", Short: "Store a new list of a root", Args: cobra.ExactArgs(2),
 		Example: "  hallmark ca crl root-1 root-1.crl",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := readPEM(args[1], "X509 CRL")
+			if err != nil {
+				return err
+			}
 			api, err := g.admin(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if err := putRootList(cmd, api, args[0], args[1]); err != nil {
-				return err
+			l, err := api.PutRootListWithResponse(cmd.Context(), args[0], adminapi.RootListRequest{List: text})
+			if err != nil {
+				return errAnswer.Wrap(err, "")
+			}
+			if l.JSON200 == nil {
+				return problem(l.StatusCode(), l.Body)
 			}
 			return g.print(map[string]string{"root": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "The list of %s is published.\n", args[0]) })
 		},
@@ -209,19 +277,13 @@ func newCACRLCmd(g *globals) *cobra.Command {
 	return cmd
 }
 
-func putRootList(cmd *cobra.Command, api *adminapi.ClientWithResponses, root, file string) error {
-	text, err := readPEM(file, "X509 CRL")
-	if err != nil {
-		return err
+// readSigned reads a certificate, or the transcript that holds it.
+func readSigned(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err == nil && bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
+		return string(b), nil
 	}
-	l, err := api.PutRootListWithResponse(cmd.Context(), root, adminapi.RootListRequest{List: text})
-	if err != nil {
-		return errAnswer.Wrap(err, "")
-	}
-	if l.JSON200 == nil {
-		return problem(l.StatusCode(), l.Body)
-	}
-	return nil
+	return readPEM(file, "CERTIFICATE")
 }
 
 // readPEM reads a file in PEM or DER and gives PEM.

@@ -16,7 +16,11 @@ import (
 	"hallmark/api/adminapi"
 	"hallmark/ca"
 	"hallmark/ca/catest"
+	"hallmark/ca/csr"
+	"hallmark/fleet/trust"
+	"hallmark/provisioner"
 	"hallmark/provisioner/declare"
+	"hallmark/station/uplink"
 )
 
 // TestCross_ALeafVerifiesUnderEitherRoot stores a cross certificate and has OpenSSL
@@ -110,6 +114,26 @@ func TestCross_ALeafVerifiesUnderEitherRoot(t *testing.T) {
 		}
 		if _, err := tool(t, nil, "openssl", "verify", "-CAfile", anchor, "-untrusted", alone, file); (err == nil) != (root == n.f.Root) {
 			t.Errorf("without the cross certificate under %s: %v", root.Subject.CommonName, err)
+		}
+	}
+
+	// A station that is told only the other root verifies what it makes, and itself.
+	n.open(t, "o1", 1)
+	a := n.unit(t, "o1", "o1-001")
+	code, _, err := uplink.ParseCode(ok[adminapi.StationCode](t)(n.api.Stations.CreateStationCode(ctx, n.manager, adminapi.StationCodeRequest{Station: "st-2", Site: "plant"})).Code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	station := ok[provisioner.StationCertificate](t)(n.prov.EnrolStation(ctx, "st-2", code[:], ok[[]byte](t)(csr.Create(catest.NewKey(t), "st-2", ""))))
+	for what, ders := range map[string][][]byte{"unit": append([][]byte{a.DER}, a.Chain...), "station": append([][]byte{station.DER}, station.Chain...)} {
+		var s trust.Shown
+		for _, der := range ders {
+			s.Chain = append(s.Chain, ok[*x509.Certificate](t)(x509.ParseCertificate(der)))
+		}
+		for _, root := range []*x509.Certificate{n.f.Root, other} {
+			if !s.Accepted([]*x509.Certificate{root}, time.Now()) {
+				t.Errorf("the certificate of the %s does not verify under %s", what, root.Subject.CommonName)
+			}
 		}
 	}
 }

@@ -14,7 +14,8 @@ func newCAImportCmd(g *globals) *cobra.Command {
 	var cert string
 	cmd := &cobra.Command{
 		Use: "import", Short: "Take over an issuing authority that exists, with its key and certificate", Args: cobra.NoArgs,
-		Long: `The key stays where it is: in a file, or in a token to which it was copied. Copies of
+		Long: `The key stays where it is: in an encrypted PKCS #8 file (openssl pkcs8 -topk8 -v2
+aes-256-cbc), or in a token to which it was copied. Copies of
 it may exist, so the authority is marked as exposed in list, health and metrics for
 as long as it is there. Where its duty is served already, it issues nothing before a
 declaration names it (hallmark ca serve), which a second person approves. Production mode takes a key in a file only if
@@ -25,7 +26,7 @@ The way out is a new key that is made in a token, and a rollover to it:
   hallmark ca csr --name devices-2 --duty device --cn "Devices CA 2" --key 'pkcs11:token=line;object=devices-2'
   hallmark ceremony sign …                     # at the root
   hallmark ca install devices-2 --root root-1 --certificate devices-2.pem
-  hallmark ca rollover plan legacy-1 …         # then start and finish`,
+  hallmark ca rollover plan legacy-1 devices-2 # then start and finish`,
 		Example: `  hallmark ca root --name legacy-root --certificate legacy-root.pem --list legacy-root.crl
   hallmark ca import --name legacy-1 --duty device --root legacy-root --certificate legacy-1.pem --key 'file:/etc/hallmark/legacy-1.pem?passphrase-source=file:/run/secrets/legacy-1'`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {

@@ -20,7 +20,8 @@ func newCAServeCmd(g *globals) *cobra.Command {
 		Long: `An authority issues only what it is declared for. A declaration is about a profile, or
 about a duty, which stands for its profiles without a declaration of their own; product
 and region narrow it. Of its authorities the first that is open and whose key answers
-issues. A change takes two people.`,
+issues. A change takes two people. An authority under a root that devices may not have is
+refused: a root rollover brings it to them, or --reason says why it may issue all the same.`,
 		Example: `  hallmark ca serve list
   hallmark ca serve set --serves idevid --product sensor-2 --authority device-3 --authority device-1`,
 	}
@@ -80,6 +81,7 @@ func newCAServeSetCmd(g *globals) *cobra.Command {
 	f.StringVar(&s.Product, "product", "", "only for orders of this product")
 	f.StringVar(&s.Region, "region", "", "only for this region: a station's site")
 	f.StringArrayVar(&s.Authorities, "authority", nil, "who issues; again for who steps in")
+	f.StringVar(&s.Reason, "reason", "", "why one may issue although devices may not have its root; the trail keeps it")
 	f.StringVar(&name, "name", "", "name of the declaration; made of what it is about by default")
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	c.MarkFlagRequired("serves")

@@ -168,12 +168,21 @@ func newCampaignPlanCmd(g *globals) *cobra.Command {
 			if a.JSON200 == nil {
 				return problem(a.StatusCode(), a.Body)
 			}
+			warnCanary(g.Err, r.Canary, a.JSON200)
 			return g.print(a.JSON200, func(w io.Writer) { showCampaignPlan(w, a.JSON200) })
 		},
 	}
 	f.add(c)
 	c.Flags().IntVar(&named, "named", 10, "how many devices to name, the first ones; at most 10000")
 	return c
+}
+
+// warnCanary says that a campaign would stop before its first device: the dry run goes
+// on to the stages after.
+func warnCanary(w io.Writer, group string, p *adminapi.CampaignPlan) {
+	if group != "" && p.Wanting > 0 && len(p.Stages) > 0 && p.Stages[0].Things == 0 {
+		fmt.Fprintf(w, "Warning: no device of the group %s would get it; the campaign stops with canary-empty before its first stage.\n", visible(group))
+	}
 }
 
 func showCampaignPlan(w io.Writer, p *adminapi.CampaignPlan) {

@@ -159,7 +159,8 @@ func newCampaignWatchCmd(g *globals) *cobra.Command {
 		Long: `Shows stages, rate and failures as they change, until the campaign is over. On a terminal
 the picture stays where it is; elsewhere each change is a line, with --json a JSON object.
 A service that does not answer for a moment is asked again. Colours are left out if
-NO_COLOR is set. The exit code is 1 if the campaign stopped itself or was cancelled.`,
+NO_COLOR is set. The exit code is 1 if the campaign stopped itself or was cancelled, and 130 if a signal
+ended the command.`,
 		Example: "  hallmark campaign watch march\n  hallmark campaign watch march --json | jq .state",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -168,6 +169,8 @@ NO_COLOR is set. The exit code is 1 if the campaign stopped itself or was cancel
 			for {
 				c, err := g.campaign(ctx, asked)
 				switch {
+				case ctx.Err() != nil: // SIGINT or SIGTERM
+					return errExit(exitInterrupted)
 				case errors.Is(err, errAnswer) && time.Since(answered) < watchPatience && w.shown:
 					w.lost()
 				case err != nil:
@@ -186,7 +189,7 @@ NO_COLOR is set. The exit code is 1 if the campaign stopped itself or was cancel
 				}
 				select {
 				case <-ctx.Done():
-					return ctx.Err()
+					return errExit(exitInterrupted)
 				case <-time.After(every):
 				}
 			}
@@ -195,6 +198,9 @@ NO_COLOR is set. The exit code is 1 if the campaign stopped itself or was cancel
 	c.Flags().DurationVar(&every, "every", time.Second, "time between two looks")
 	return c
 }
+
+// exitInterrupted is what a shell says of a program that Ctrl-C ended.
+const exitInterrupted = 130
 
 // watchPatience is how long the service may be away while somebody watches.
 const watchPatience = 2 * time.Minute

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -52,7 +53,7 @@ type ceremonyFlags struct {
 
 func (f *ceremonyFlags) bind(c *cobra.Command) {
 	p := c.Flags()
-	p.StringVar(&f.key, "key", "", "URI of the root's key: pkcs11:, piv: or, in development, file:")
+	keyURIFlag(c, &f.key, "key", "URI of the root's key: pkcs11:, piv: or, in development, file:")
 	p.StringVar(&f.module, "module", "", "PKCS #11 module, where the URI has no module-path")
 	p.StringVar(&f.outDir, "out-dir", ".", "directory for what is made; nothing in it is overwritten")
 	p.StringVar(&f.previous, "previous", "", "transcript of the step before")
@@ -144,7 +145,7 @@ duty and subject come from the flags, or from the transcript that "hallmark ca c
 			if r.RootCert, err = ceremonyRead(root); err != nil {
 				return err
 			}
-			if r.CSR, err = ceremonyRead(request); err != nil {
+			if r.CSR, err = ceremonyCSR(g, request); err != nil {
 				return err
 			}
 			if r.NotAfter, err = f.end(); err != nil {
@@ -168,6 +169,36 @@ duty and subject come from the flags, or from the transcript that "hallmark ca c
 	bindConstraints(c, &narrow)
 	ceremonyRequired(c, "root", "csr")
 	return c
+}
+
+// ceremonyCSR reads a CSR. The transcript that lies beside it is taken in its place:
+// without it, what was asked for would be lost unseen.
+func ceremonyCSR(g *globals, file string) ([]byte, error) {
+	b, err := ceremonyRead(file)
+	if err != nil {
+		return nil, err
+	}
+	beside := transcriptBeside(file)
+	t, err := ceremonyRead(beside)
+	if errors.Is(err, os.ErrNotExist) {
+		return b, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	alone, _, err := ceremony.CSRIn(b)
+	if err != nil {
+		return nil, err
+	}
+	req, _, err := ceremony.CSRIn(t)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(req.Raw, alone.Raw) {
+		return nil, ceremony.ErrInput.New("%s is the transcript of another CSR than %s.", beside, file)
+	}
+	fmt.Fprintf(g.Err, "The transcript of the CSR is used: %s.\n", beside)
+	return t, nil
 }
 
 // bindConstraints adds the flags that narrow an authority.
@@ -286,7 +317,7 @@ func (f *ceremonyFlags) run(ctx context.Context, g *globals, base string, plan f
 	// If the machine dies now, this file says what the key may have signed.
 	intent := filepath.Join(f.outDir, base+".intent")
 	if err := durable.WriteFile(intent, p.TBS(), 0o644); err != nil {
-		return ceremony.ErrInput.Wrap(err, "The directory %s cannot be written; nothing was signed.", f.outDir)
+		return ceremony.ErrOutput.Wrap(err, "The directory %s cannot be written; nothing was signed.", f.outDir)
 	}
 	res, err := step.Execute(ctx, p, confirmed)
 	if err != nil {
@@ -303,7 +334,7 @@ func ceremonyTranscript(base string, kind ceremony.Kind) string {
 // ceremonyFree refuses a step whose files are there already.
 func ceremonyFree(dir, base string, kind ceremony.Kind) error {
 	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return ceremony.ErrInput.Wrap(err, "There is no directory %s.", dir)
+		return ceremony.ErrOutput.Wrap(err, "There is no directory %s.", dir)
 	}
 	suffixes := []string{".cer", ".pem"}
 	if kind == ceremony.KindList {
@@ -382,7 +413,7 @@ func ceremonyKeep(g *globals, dir, base, intent string, res *ceremony.Result) er
 		if err := durable.WriteFile(name, f.data, 0o644); err != nil {
 			// What was signed must not be lost with a full disk.
 			fmt.Fprintf(g.Err, "%s\n", res.TranscriptJSON)
-			return ceremony.ErrInput.Wrap(err, "%s cannot be written; the transcript is printed above, keep it.", name)
+			return ceremony.ErrOutput.Wrap(err, "%s cannot be written; the transcript is printed above, keep it.", name)
 		}
 		out.Files = append(out.Files, name)
 	}

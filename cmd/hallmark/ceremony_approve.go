@@ -84,7 +84,7 @@ the approval is a file that goes to "hallmark ceremony run --approval".`,
 				return err
 			}
 			if err := durable.WriteFile(out, file, 0o644); err != nil {
-				return ceremony.ErrInput.Wrap(err, "%s cannot be written.", out)
+				return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", out)
 			}
 			return g.print(map[string]string{"approval": out, "about": r.About, "sha256": sha256Hex(r.Of)}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s approved the %s of %s.\n  %s\n", name, r.About, r.Ceremony, out)
@@ -93,7 +93,7 @@ the approval is a file that goes to "hallmark ceremony run --approval".`,
 	}
 	p := c.Flags()
 	p.StringVar(&name, "name", "", "your name, as the script has it")
-	p.StringVar(&key, "key", "", "URI of your key: piv:, pkcs11: or file:")
+	keyURIFlag(c, &key, "key", "URI of your key: piv:, pkcs11: or file:")
 	p.StringVar(&module, "module", "", "PKCS #11 module, where the URI has no module-path")
 	p.StringVar(&out, "out", "", "file to write; default: named after the ceremony and you")
 	p.BoolVar(&acceptFirmware, "accept-firmware", false, "accept an EC key on a card whose firmware leaks such keys; the approval says so, and the script must allow it")
@@ -153,7 +153,7 @@ func newCeremonyCustodianCmd(g *globals) *cobra.Command {
 	}
 	p := c.Flags()
 	p.StringVar(&name, "name", "", "name of the custodian")
-	p.StringVar(&key, "key", "", "URI of the key: piv:, pkcs11: or file:")
+	keyURIFlag(c, &key, "key", "URI of the key: piv:, pkcs11: or file:")
 	p.StringVar(&module, "module", "", "PKCS #11 module, where the URI has no module-path")
 	p.StringVar(&algorithm, "generate", "", "make the key: Ed25519 in a file, P-256 or P-384 on a card")
 	p.StringVar(&logOf, "log-of", "", "print the line for the script's witnesses instead: the key hands the checkpoint of this ceremony to witnesses")
@@ -235,7 +235,7 @@ witnesses of the script and added to the transcript as a line.`,
 				return err
 			}
 			if err := durable.WriteFile(args[0], longer, 0o644); err != nil {
-				return ceremony.ErrInput.Wrap(err, "%s cannot be written.", args[0])
+				return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", args[0])
 			}
 			return g.print(map[string]string{"transcript": args[0], "words": ceremony.WordsOf(longer)}, func(w io.Writer) {
 				fmt.Fprintf(w, "Anchored. The words of the transcript are now\n  %s\n", ceremony.WordsOf(longer))
@@ -243,7 +243,7 @@ witnesses of the script and added to the transcript as a line.`,
 		},
 	}
 	c.Flags().StringVar(&note, "witnessed", "", "signed note of a witness over the checkpoint")
-	c.Flags().StringVar(&logKey, "log-key", "", "URI of the Ed25519 key with which the checkpoint is handed to witnesses")
+	keyURIFlag(c, &logKey, "log-key", "URI of the Ed25519 key with which the checkpoint is handed to witnesses")
 	c.Flags().StringVar(&module, "module", "", "PKCS #11 module, where the URI has no module-path")
 	return c
 }
@@ -276,7 +276,7 @@ func newCeremonyRecordCmd(g *globals) *cobra.Command {
 				return err
 			}
 			if err := durable.WriteFile(out, []byte(page.String()), 0o644); err != nil {
-				return ceremony.ErrInput.Wrap(err, "%s cannot be written.", out)
+				return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", out)
 			}
 			return g.print(map[string]string{"record": out}, func(w io.Writer) { fmt.Fprintf(w, "Written: %s. Print it from a browser and sign it.\n", out) })
 		},

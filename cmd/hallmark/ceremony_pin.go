@@ -63,7 +63,7 @@ of its own, else all are printed, for one custodian after the other to copy.`,
 					return ceremony.ErrFileExists.New("%s.", name)
 				}
 				if err := durable.WriteFile(name, []byte(p+"\n"), 0o600); err != nil {
-					return ceremony.ErrInput.Wrap(err, "%s cannot be written.", name)
+					return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", name)
 				}
 				files = append(files, name)
 			}
@@ -145,7 +145,7 @@ standard output.`,
 				return ceremony.ErrFileExists.New("%s.", out)
 			}
 			if err := durable.WriteFile(out, append(append([]byte{}, pin.Reveal()...), '\n'), 0o600); err != nil {
-				return ceremony.ErrInput.Wrap(err, "%s cannot be written.", out)
+				return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", out)
 			}
 			return nil
 		},
@@ -180,7 +180,7 @@ func newCeremonyPackCmd(g *globals) *cobra.Command {
 				return ceremony.ErrFileExists.New("%s.", out)
 			}
 			if err := durable.WriteFile(out, b, 0o644); err != nil {
-				return ceremony.ErrInput.Wrap(err, "%s cannot be written.", out)
+				return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", out)
 			}
 			return g.print(map[string]string{"file": out, "sha256": sha256Hex(b), "words": ceremony.WordsOf(b)}, func(w io.Writer) {
 				fmt.Fprintf(w, "Packed %d files. Read these words to the other side:\n  %s\n", len(files), ceremony.WordsOf(b))
@@ -221,7 +221,7 @@ func newCeremonyUnpackCmd(g *globals) *cobra.Command {
 			}
 			for i, name := range names {
 				if err := durable.WriteFile(name, e.Items[i].Data, 0o644); err != nil {
-					return ceremony.ErrInput.Wrap(err, "%s cannot be written.", name)
+					return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", name)
 				}
 			}
 			return g.print(map[string]any{"from": e.From, "files": names}, func(w io.Writer) {

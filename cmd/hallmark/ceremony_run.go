@@ -88,6 +88,13 @@ func (f *ceremonyRunFlags) run(ctx context.Context, g *globals, file string) err
 		return err
 	}
 	if f.check {
+		now := time.Now
+		if g.Now != nil {
+			now = g.Now
+		}
+		if err := a.Current(now()); err != nil {
+			return err
+		}
 		return g.print(struct {
 			ID     string `json:"id"`
 			SHA256 string `json:"sha256"`
@@ -102,7 +109,7 @@ func (f *ceremonyRunFlags) run(ctx context.Context, g *globals, file string) err
 		dir = filepath.Dir(file)
 	}
 	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return ceremony.ErrInput.Wrap(err, "There is no directory %s.", dir)
+		return ceremony.ErrOutput.Wrap(err, "There is no directory %s.", dir)
 	}
 	if up := ceremony.NetworkUp(); len(up) > 0 && !f.rehearse {
 		fmt.Fprintf(g.Err, "This machine has a network: %s. An air-gapped machine has none; the transcript says so.\n", strings.Join(up, ", "))
@@ -127,7 +134,7 @@ func (f *ceremonyRunFlags) run(ctx context.Context, g *globals, file string) err
 		defer r.Close()
 		scratch, err := os.MkdirTemp("", "hallmark-rehearsal-out-")
 		if err != nil {
-			return ceremony.ErrInput.Wrap(err, "There is no place for what the rehearsal makes.")
+			return ceremony.ErrOutput.Wrap(err, "There is no place for what the rehearsal makes.")
 		}
 		defer os.RemoveAll(scratch)
 		room.rehearsal = true
@@ -156,7 +163,7 @@ func (f *ceremonyRunFlags) run(ctx context.Context, g *globals, file string) err
 	if f.rehearse {
 		name = filepath.Join(dir, a.ID+".rehearsal.jsonl")
 		if err := os.WriteFile(name, res.Data, 0o644); err != nil {
-			return ceremony.ErrInput.Wrap(err, "%s cannot be written.", name)
+			return ceremony.ErrOutput.Wrap(err, "%s cannot be written.", name)
 		}
 		res.Files = nil
 	}

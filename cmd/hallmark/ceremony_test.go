@@ -92,3 +92,31 @@ func TestCeremonyCLI_RunsFromRootToListAndVerifies(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// TestCeremonyCLI_SaysWhatIsWrong covers messages that sent people the wrong way.
+func TestCeremonyCLI_SaysWhatIsWrong(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "nowhere")
+	if _, _, err := ceremonyCLI(t, "", "pin", "split", "--shares", "3", "--threshold", "2", "--generate", "6", "--out-dir", missing); !errors.Is(err, ceremony.ErrOutput) || !strings.Contains(err.Error(), missing) {
+		t.Errorf("a directory that is missing: %v", err)
+	}
+	const script = `schema: hallmark.ceremony-script/v1
+id: acme-2026
+title: Test
+mode: development
+run_until: 2025-12-31
+custodians: {threshold: 1, people: [{name: Anna, key: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="}]}
+keys:
+  root: {uri: "pkcs11:token=root;object=root", generate: P-256}
+steps:
+  - {step: make-root, do: create-root, name: acme-root, key: root, base_url: "http://pki.acme-devices.example", subject: {common_name: Acme Root}}
+`
+	file := filepath.Join(t.TempDir(), "script.yaml")
+	for date, want := range map[string]error{"2025-12-31": ceremony.ErrScript, time.Now().Add(48 * time.Hour).UTC().Format(time.DateOnly): nil} {
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(script, "2025-12-31", date)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := ceremonyCLI(t, "", "run", file, "--check"); !errors.Is(err, want) {
+			t.Errorf("run_until %s: %v", date, err)
+		}
+	}
+}

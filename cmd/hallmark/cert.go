@@ -28,7 +28,7 @@ type certFilter struct {
 }
 
 func (f *certFilter) flags(c *cobra.Command) {
-	c.Flags().StringVar(&f.status, "status", "", "only good, revoked, expired, reserved or void ones")
+	c.Flags().StringVar(&f.status, "status", "", "only good, revoked, hold, expired, reserved or void ones; revoked has those on hold too")
 	c.Flags().StringVar(&f.authority, "authority", "", "only those of an authority")
 	c.Flags().StringVar(&f.order, "order", "", "only those of an order")
 	c.Flags().StringVar(&f.profile, "profile", "", "only those of a profile, such as idevid or ldevid")

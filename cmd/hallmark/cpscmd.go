@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -14,7 +15,10 @@ import (
 
 	"hallmark/api/adminapi"
 	"hallmark/internal/durable"
+	"hallmark/internal/fault"
 )
+
+var errStatementThere = fault.Define(fault.Conflict, "cps-file-exists", "The file is there already, and people may have written in it.", "Name another file with --out and compare the two, or move the old one away.")
 
 func init() { commands = append(commands, newCPSCmd) }
 
@@ -26,6 +30,7 @@ func newCPSCmd(g *globals) *cobra.Command {
 outline of RFC 3647, Section 6. What the configuration and the running service
 decide is filled in: authorities and keys, profiles, lifetimes, lists, log, roles,
 rules of ceremonies. What a person has to write is marked with "To be written".
+A file that exists is never written over.
 It needs the configuration file of the service and the right to read authorities.`,
 		Example: `  hallmark cps --out cps.md
   hallmark cps --dir demo --out cps.html
@@ -37,6 +42,9 @@ It needs the configuration file of the service and the right to read authorities
 			render := map[string]func(*cpsDocument) string{"": (*cpsDocument).markdown, "markdown": (*cpsDocument).markdown, "html": (*cpsDocument).html}[format]
 			if render == nil {
 				return errUsage{fmt.Errorf("--format is markdown or html, not %q", format)}
+			}
+			if _, err := os.Lstat(out); out != "-" && err == nil {
+				return errStatementThere.New("%s.", out)
 			}
 			cfg, err := findConfig(g.Dir, file)
 			if err != nil {

@@ -2,14 +2,20 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"hallmark/access"
 	"hallmark/ca"
+	"hallmark/ca/profile"
 	"hallmark/crl"
+	"hallmark/fleet"
+	"hallmark/fleet/trust"
 	"hallmark/provisioner/declare"
 )
 
@@ -20,15 +26,37 @@ type servingSpec struct {
 	Product     string   `json:"product,omitempty"`
 	Region      string   `json:"region,omitempty"`
 	Authorities []string `json:"authorities,omitempty"`
+	// Reason is why an authority may issue although devices may not have its root.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Public is what is compared: a reason is of one change.
+func (s servingSpec) Public() declare.Spec {
+	s.Reason = ""
+	return s
 }
 
 type servingKind struct{ *backend }
 
-func (servingKind) Name() string                            { return "Serving" }
-func (servingKind) Sees() access.Action                     { return access.ReadAuthorities }
-func (servingKind) Decode(raw []byte) (declare.Spec, error) { return declare.Decode[servingSpec](raw) }
+func (servingKind) Name() string        { return "Serving" }
+func (servingKind) Sees() access.Action { return access.ReadAuthorities }
+
+func (servingKind) Decode(raw []byte) (declare.Spec, error) {
+	d, err := declare.Decode[servingSpec](raw)
+	if err != nil {
+		return nil, err
+	}
+	s := d.(servingSpec)
+	if s.Reason = strings.TrimSpace(s.Reason); len(s.Reason) > maxServingReason || strings.ContainsFunc(s.Reason, unicode.IsControl) {
+		return nil, declare.ErrField.New("spec.reason: it is one line of at most %d octets.", maxServingReason).With("path", "reason")
+	}
+	return s, nil
+}
+
+const maxServingReason = 512
+
 func (k servingKind) serving(s ca.Serving) servingSpec {
-	return servingSpec{s.Serves, s.Product, s.Region, s.Authorities}
+	return servingSpec{Serves: s.Serves, Product: s.Product, Region: s.Region, Authorities: s.Authorities}
 }
 func (k servingKind) of(ctx context.Context, s access.Scope) ([]ca.Serving, error) {
 	all, err := k.db.Servings(ctx)
@@ -70,7 +98,7 @@ func (k servingKind) Judge(ctx context.Context, s access.Scope, name string, was
 	if err != nil {
 		return v, err
 	}
-	if was != nil && declare.Equal(was, want) {
+	if was != nil && declare.Equal(was, w.Public()) {
 		return v, nil
 	}
 	if err := d.Check(rows); err != nil {
@@ -93,11 +121,98 @@ func (k servingKind) Judge(ctx context.Context, s access.Scope, name string, was
 		v.Notes = append(v.Notes, "nothing is declared by it: what it was about goes to the next more general declaration")
 	}
 	v.Dangerous = "which authority issues"
+	strange, err := k.strange(ctx, &d)
+	if err != nil || strange == "" {
+		return v, err
+	}
+	if w.Reason == "" {
+		return v, ca.ErrServingRoot.New("%s.", strange).With("path", "authorities")
+	}
+	v.Notes = append(v.Notes, strange+" is under a root that devices may not have: who lacks it does not accept what it issues; reason: "+w.Reason)
 	return v, nil
+}
+
+// strange names an authority that a declaration lets issue, or step in, although nothing
+// says that devices have its root: none leads to it of those that issue for them now, as
+// far as those are for all products and regions, and no root rollover has brought it. ""
+// is none. What is declared and comes no nearer is not looked at again.
+func (k servingKind) strange(ctx context.Context, d *ca.Serving) (string, error) {
+	declared, err := k.db.Servings(ctx)
+	if err != nil {
+		return "", err
+	}
+	shown := func(name string) (a ca.Info, s trust.Shown, err error) {
+		if a, err = k.ca.Authority(name); err == nil {
+			s.Chain = append([]*x509.Certificate{a.Cert}, k.ca.CrossesOf(a.Cert)...)
+		}
+		return a, s, err
+	}
+	var before []string
+	duties := map[profile.Duty][]trust.Shown{} // what issues now
+	for _, have := range declared {
+		own := have.Tenant == d.Tenant && have.Name == d.Name
+		if own {
+			before = have.Authorities
+		}
+		if len(have.Authorities) == 0 || !own && have.Product+have.Region != "" {
+			continue
+		}
+		a, s, err := shown(have.Authorities[0])
+		if err != nil {
+			continue // it is not loaded, and issues nothing
+		}
+		if have.Tenant == d.Tenant || have.Tenant == access.DefaultTenant && a.Duty == profile.DutyInfrastructure { // the doors are everybody's
+			duties[a.Duty] = append(duties[a.Duty], s)
+		}
+	}
+	brought, taken := map[string]bool{}, map[string]bool{}
+	if k.trust != nil {
+		if brought, err = k.trust.Brought(ctx, d.Tenant); err != nil {
+			return "", err
+		}
+		if taken, err = k.trust.Taken(ctx, d.Tenant); err != nil {
+			return "", err
+		}
+	}
+	for i, name := range d.Authorities {
+		if at := slices.Index(before, name); at >= 0 && (i > 0 || at == 0) {
+			continue
+		}
+		a, s, err := shown(name)
+		if err != nil {
+			return "", err
+		}
+		now := duties[a.Duty]
+		if len(now) == 0 { // nobody is left: those that issued before
+			for _, old := range k.ca.Authorities() {
+				if old.Tenant == d.Tenant && old.Duty == a.Duty && (old.State == ca.StateClosed || old.State == ca.StateRevoked) {
+					now = append(now, trust.Shown{Chain: append([]*x509.Certificate{old.Cert}, k.ca.CrossesOf(old.Cert)...)})
+				}
+			}
+		}
+		if a.Duty == profile.DutyDevice { // devices accept the doors too
+			now = append(slices.Clip(now), duties[profile.DutyInfrastructure]...)
+		}
+		if !slices.ContainsFunc(k.ca.Roots(), func(root *x509.Certificate) bool {
+			id, one := fleet.RootID(root.Raw), []*x509.Certificate{root}
+			used := !taken[id] && slices.ContainsFunc(now, func(v trust.Shown) bool { return v.Accepted(one, k.now()) })
+			return (used || brought[id]) && s.Accepted(one, k.now())
+		}) {
+			return name, nil
+		}
+	}
+	return "", nil
 }
 
 func (k servingKind) Put(ctx context.Context, by access.Actor, name string, _, want declare.Spec) (out declare.Outcome, err error) {
 	w := want.(servingSpec)
+	if w.Reason != "" {
+		access.RecordFrom(ctx).Note(func(e *access.TrailEntry) {
+			about := map[string]string{"reason": w.Reason}
+			maps.Copy(about, e.About)
+			e.About = about
+		})
+	}
 	all, err := k.of(ctx, by.Scope())
 	if err != nil {
 		return out, err

@@ -199,7 +199,11 @@ func (orderKind) Decode(raw []byte) (declare.Spec, error) {
 		return nil, declare.ErrField.New("spec.stations: there are more than %d.", maxOrderStations).With("path", "stations")
 	}
 	for path, t := range map[string]*string{"notBefore": &o.NotBefore, "notAfter": &o.NotAfter} {
-		when, err := parseWhen(*t)
+		parse := parseWhen
+		if t == &o.NotAfter {
+			parse = parseEnd
+		}
+		when, err := parse(*t)
 		if err != nil {
 			return nil, declare.ErrField.New("spec.%s: %.40q is not a time such as 2027-01-31 or 2027-01-31T08:00:00Z.", path, *t).With("path", path)
 		}
@@ -235,7 +239,12 @@ func (k orderKind) List(ctx context.Context, s access.Scope, after string, limit
 func (k orderKind) Judge(ctx context.Context, s access.Scope, name string, was, want declare.Spec) (declare.Verdict, error) {
 	v := declare.Verdict{Rights: []access.Action{access.CreateOrder}}
 	state := provisioner.OrderDraft
-	if was != nil {
+	if was == nil {
+		to, _ := parseWhen(want.(orderSpec).NotAfter) // Decode wrote it
+		if err := k.prov.Ahead(&provisioner.Body{ID: name, NotAfter: unixSeconds(to)}); err != nil {
+			return v, err
+		}
+	} else {
 		o, err := k.prov.Order(ctx, s, name)
 		if err != nil {
 			return v, err
@@ -269,7 +278,7 @@ func (k orderKind) Put(ctx context.Context, by access.Actor, name string, _, wan
 	o := want.(orderSpec)
 	from, _ := parseWhen(o.NotBefore) // Decode wrote them
 	to, _ := parseWhen(o.NotAfter)
-	_, err = k.prov.CreateOrder(ctx, by, provisioner.Body{ID: name, Product: o.Product, Quantity: o.Quantity, Serials: o.Serials, Stations: o.Stations, NotBefore: unixSeconds(from), NotAfter: unixSeconds(to),
+	_, err = k.draft(ctx, by, provisioner.Body{ID: name, Product: o.Product, Quantity: o.Quantity, Serials: o.Serials, Stations: o.Stations, NotBefore: unixSeconds(from), NotAfter: unixSeconds(to),
 		KeyOrigin: profile.Origin(o.KeyOrigin), CNIsUnit: o.CNIsUnit, CertificateDays: o.CertificateDays, AllowUnproven: o.AllowUnproven, Organization: o.Organization, Region: o.Region})
 	return out, err
 }

@@ -29,6 +29,7 @@ import (
 
 var (
 	errDemoDir     = fault.Define(fault.Conflict, "demo-directory", "The directory is not empty and not an earlier demo's.", "Name another directory with --dir, or remove this one.")
+	errDemoServes  = fault.Define(fault.Conflict, "demo-serves", "A service still works in the directory.", "Stop it first, or name another directory with --dir.")
 	errDemoRefusal = fault.Define(fault.Internal, "demo-no-refusal", "The revoked device was not refused.", "Report this: revocation did not take hold.")
 )
 
@@ -142,7 +143,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return nil
 	}
 	if !d.g.JSON {
-		fmt.Fprintln(d.g.Err, "Serving. Stop with Ctrl-C.")
+		fmt.Fprintf(d.g.Err, "Serving. Stop with Ctrl-C. To serve it again:\n  %s\n", d.again())
 	}
 	<-ctx.Done()
 	return nil
@@ -178,7 +179,7 @@ func (d *demo) line(ctx context.Context) error {
 			Unit  string `json:"unit"`
 		}
 		last = lines.Text()
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.State == "ok" {
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.State == "committed" {
 			bar.Add(1)
 		}
 	}

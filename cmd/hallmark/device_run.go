@@ -29,11 +29,38 @@ type deviceEndpoints struct {
 	Device string // https://host:port
 }
 
-// deviceEndpointsOf reads D/summary.json; nothing is missing yet if there is none.
+// deviceEndpointsOf finds where a service listens: in the file that a running one leaves
+// in its state directory, and, for what is not there, in the summary of a demo, which
+// does not follow a change of ports. Nothing is missing yet if there is neither.
 func deviceEndpointsOf(dir string) (e deviceEndpoints) {
 	if dir == "" {
 		return e
 	}
+	for _, state := range []string{dir, filepath.Join(dir, "state")} {
+		var f endpointFile
+		b, err := os.ReadFile(filepath.Join(state, "endpoints.json"))
+		if err != nil || json.Unmarshal(b, &f) != nil {
+			continue
+		}
+		if e.MQTT == "" {
+			e.MQTT = f.Doors["mqtt"]
+		}
+		if e.Device == "" && f.Doors["device"] != "" {
+			e.Device = "https://" + f.Doors["device"]
+		}
+	}
+	s := summaryEndpoints(dir)
+	if e.MQTT == "" {
+		e.MQTT = s.MQTT
+	}
+	if e.Device == "" {
+		e.Device = s.Device
+	}
+	return e
+}
+
+// summaryEndpoints reads D/summary.json.
+func summaryEndpoints(dir string) (e deviceEndpoints) {
 	b, err := os.ReadFile(filepath.Join(dir, "summary.json"))
 	if err != nil {
 		return e
@@ -147,7 +174,7 @@ SIGINT or SIGTERM: a job gets --grace to end first, and is resumed by the next r
 func (r *deviceRun) takeFirmware() error {
 	text, err := os.ReadFile(r.trust)
 	if err != nil {
-		return manifest.ErrTrust.Wrap(err, "")
+		return err
 	}
 	f := r.firmware
 	if f.Trust, err = manifest.ParseTrust(text, r.signers); err != nil {

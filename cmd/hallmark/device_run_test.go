@@ -99,6 +99,39 @@ func TestDeviceRun_RegistersAndConnects(t *testing.T) {
 	}
 }
 
+// The file of the running service counts before the summary that a demo left when it
+// began, in the directory that is named and in the state directory under it.
+func TestDeviceRun_FindsTheServiceWhereItIsNow(t *testing.T) {
+	dir := t.TempDir()
+	state := filepath.Join(dir, "state")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	now := deviceEndpoints{MQTT: "localhost:2", Device: "https://localhost:4"}
+	for name, text := range map[string]string{
+		filepath.Join(dir, "summary.json"):     `{"endpoints": {"mqtt": "mqtts://localhost:1", "device": "https://localhost:3"}}`,
+		filepath.Join(state, "endpoints.json"): `{"people": "https://localhost:5", "doors": {"mqtt": "localhost:2", "device": "localhost:4"}}`,
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{dir, state} {
+		if got := deviceEndpointsOf(d); got != now {
+			t.Errorf("%s: %+v", d, got)
+		}
+	}
+	if err := os.Remove(filepath.Join(state, "endpoints.json")); err != nil {
+		t.Fatal(err)
+	}
+	if got := deviceEndpointsOf(dir); got.MQTT != "localhost:1" || got.Device != "https://localhost:3" {
+		t.Errorf("of the summary alone: %+v", got)
+	}
+	if got := deviceEndpointsOf(state); got != (deviceEndpoints{}) {
+		t.Errorf("of nothing: %+v", got)
+	}
+}
+
 func TestDeviceRun_RefusesABadCommandLine(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "root.pem"), catest.PEM(brokertest.New().CA), 0o600); err != nil {

@@ -132,6 +132,8 @@ func (s *Server) factory(srv *server.Server) http.Handler {
 	handle := func(pattern string, h func(w http.ResponseWriter, r *http.Request, st access.Actor) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			defer s.line.Enter()()
+			// Stations hold their clocks against the one that dates their certificates.
+			w.Header().Set("Date", s.now().UTC().Format(http.TimeFormat))
 			actor, err := door.identify(r.Context(), r.TLS)
 			if err == nil {
 				web.SetActor(r.Context(), actor.String())
@@ -157,8 +159,7 @@ func (s *Server) factory(srv *server.Server) http.Handler {
 	handle("POST /factory/v1/units/commit", srv.Commit)
 	handle("POST /factory/v1/receipts", srv.FetchReceipts)
 	handle("POST /factory/v1/station/renew", srv.Renew)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })
-	return mux
+	return web.Refusing(mux)
 }
 
 // enrol routes enrolment without a certificate; wrong codes are slowed per address.
@@ -186,8 +187,7 @@ func (s *Server) enrol(srv *server.Server) http.Handler {
 	})
 	s.mountEST(mux, est.Passwords)
 	s.mountACME(mux)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { web.Fail(w, r, web.ErrRoute.New("")) })
-	return mux
+	return web.Refusing(mux)
 }
 
 // attempts limits failures per address in a sliding window (S14).

@@ -83,7 +83,7 @@ func TestEnrolment_ProtocolsAreServedAtTheirDoors(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	ask("-ref", p.Id, "-secret", "pass:"+p.Password, "-newkey", file("birth.key"), "-subject", "/CN=CMP-1", "-certout", file("birth.pem"))
+	ask("-ref", p.Reference, "-secret", "pass:"+p.Password, "-newkey", file("birth.key"), "-subject", "/CN=CMP-1", "-certout", file("birth.pem"))
 	ask("-cert", file("birth.pem"), "-key", file("birth.key"), "-trusted", s.path("state", "ca.pem"), "-newkey", file("next.key"), "-subject", "/CN=x", "-certout", file("next.pem"))
 	if c := readCert(t, file("next.pem")); c.Subject.SerialNumber != "CMP-1" {
 		t.Errorf("%v", c.Subject)

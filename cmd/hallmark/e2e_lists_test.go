@@ -263,4 +263,12 @@ func (s *site) statement(run func(want int, args ...string) string) {
 		s.t.Errorf("%.100s", out)
 	}
 	run(2, "cps", "--out", "x", "--format", "pdf")
+	// What people wrote into it since is not written over.
+	if err := os.WriteFile(s.path("cps.md"), []byte("our text"), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	run(1, "cps", "--out", s.path("cps.md"))
+	if b, err := os.ReadFile(s.path("cps.md")); err != nil || string(b) != "our text" {
+		s.t.Errorf("the text of the operator: %q %v", b, err)
+	}
 }

@@ -237,9 +237,20 @@ func TestOTA_FirmwareAndRootsByCommands_S36_S40(t *testing.T) {
 		}
 		return string(b)
 	}
-	for _, want := range []string{`hallmark_trust_rollovers{phase="removing"} 1`, `hallmark_firmware_versions{state="released"} 1`, `hallmark_firmware_versions{state="withdrawn"} 1`, "hallmark_firmware_below_floor 0"} {
+	for _, want := range []string{`hallmark_trust_rollovers{phase="removing"} 1`, `hallmark_firmware_versions{state="released"} 1`, `hallmark_firmware_versions{state="withdrawn"} 1`, "hallmark_firmware_versions_below_floor 0",
+		`hallmark_trust_rollover_gate_seconds{phase="removing",rollover="r2",tenant="main"} `} {
 		if text := metrics(); !strings.Contains(text, want) {
 			t.Errorf("the metrics do not say %s", want)
+		}
+	}
+	// These are counted once a minute.
+	counted := []string{`hallmark_trust_rollover_confirmed_ratio{phase="removing",rollover="r2",tenant="main"} 1`, `hallmark_trust_rollover_gate_open{phase="removing",rollover="r2",tenant="main"} 1`, "hallmark_firmware_devices_below_floor 0"}
+	missing := func(text string) bool {
+		return slices.ContainsFunc(counted, func(want string) bool { return !strings.Contains(text, want) })
+	}
+	for end := time.Now().Add(5 * time.Minute); missing(metrics()); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			t.Fatalf("the metrics do not say %q:\n%s", counted, metrics())
 		}
 	}
 	passes("sleepers")

@@ -111,7 +111,7 @@ func TestOwnership_ADeviceIsSoldAndScrapped_S25_S43(t *testing.T) {
 		}
 	}
 	said[map[string]any](w, "device-agent", "reset", dir, "--yes")
-	if _, err := boot(); err == nil || !strings.Contains(err.Error(), "agent-server") {
+	if _, err := boot(); err == nil || !strings.Contains(err.Error(), "agent-later") {
 		t.Errorf("a first boot before the acceptance: %v", err)
 	}
 

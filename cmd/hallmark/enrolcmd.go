@@ -45,7 +45,7 @@ func newEnrolPasswordCreateCmd(g *globals) *cobra.Command {
 			}
 			return g.print(a.JSON201, func(w io.Writer) {
 				p := a.JSON201
-				facts(w, "unit", p.Unit, "profile", p.Profile, "reference", p.Id, "password", p.Password, "until", moment(p.ExpiresAt))
+				facts(w, "unit", p.Unit, "profile", p.Profile, "reference", p.Reference, "password", p.Password, "until", moment(p.ExpiresAt))
 				fmt.Fprintln(w, "\nEST: the unit is the user name. CMP: the reference is the sender's key identifier\n(-ref). SCEP: the password is the challenge, the unit the common name.\nThe first key that comes with the password keeps it.")
 			})
 		},

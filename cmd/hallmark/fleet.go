@@ -48,6 +48,7 @@ type fleetRuntime struct {
 	relaxed   []string // tenants whose devices choose their client identifiers
 	shared    *sharing
 	lapses    lapses
+	left      lapses // of them, those that campaigns have not been told of
 
 	mu        sync.Mutex
 	withdrawn []crl.Change // that the broker has not heard of
@@ -110,6 +111,7 @@ func (s *Server) openRuntime(ctx context.Context) (err error) {
 	s.fleet = r
 	s.set.OnChange(r.withdraw)
 	r.lapses.init()
+	r.left.init()
 	s.db.OnRegistryChange(r.lapses.note)
 	return nil
 }
@@ -300,6 +302,7 @@ func (r *fleetRuntime) run(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { r.campaigns.Run(ctx) })
 	wg.Go(func() { r.drop(ctx) })
 	wg.Go(func() { r.endLapsed(ctx) })
+	wg.Go(func() { r.lookAtLeft(ctx) })
 	wg.Go(func() {
 		for every(ctx, time.Second) {
 			for more := true; more && ctx.Err() == nil; {

@@ -71,6 +71,34 @@ func (r *fleetRuntime) endLapsed(ctx context.Context) {
 	}
 }
 
+// lookAtLeft has campaigns look at once at devices of which a certificate was revoked or
+// switched off, until ctx ends. It does not hold up who closes connections; and what fails or
+// is lost costs time alone: a campaign looks at every device again.
+func (r *fleetRuntime) lookAtLeft(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.left.wake:
+		}
+		byTenant := map[string][]fleet.ThingName{}
+		for c := range r.left.take() {
+			things, err := r.registry.CertificateThings(ctx, access.Scope{Tenant: c.tenant}, c.certificate)
+			if err != nil {
+				r.log.WarnContext(ctx, "campaigns were not told of a certificate that was changed; they find it later", "certificate", c.certificate, "error", err)
+			}
+			for i := range things {
+				byTenant[c.tenant] = append(byTenant[c.tenant], things[i].Thing)
+			}
+		}
+		for tenant, things := range byTenant {
+			if err := r.campaigns.LookSoon(ctx, tenant, things...); err != nil && ctx.Err() == nil {
+				r.log.WarnContext(ctx, "campaigns were not told of devices that left; they find it later", "tenant", tenant, "error", err)
+			}
+		}
+	}
+}
+
 // endIfLapsed looks at one certificate. INACTIVE is for now: the session waits for
 // the certificate to be ACTIVE again. What is gone for good leaves nothing (S25).
 // Of what was issued here revocation and hold tell the broker themselves.
@@ -86,6 +114,9 @@ func (r *fleetRuntime) endIfLapsed(ctx context.Context, c lapsed) error {
 		return nil
 	case cert.Status == fleet.Revoked || cert.Status == fleet.PendingTransfer:
 		cause = broker.Withdrawn
+	}
+	if cert.Status == fleet.Revoked || cert.Status == fleet.Inactive {
+		r.left.put(c)
 	}
 	_, err = r.broker.Drop(ctx, broker.Selection{Tenant: c.tenant, Certificate: c.certificate}, cause, true)
 	return err

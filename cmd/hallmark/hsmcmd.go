@@ -432,7 +432,7 @@ func (f *hsmFlags) benchCmd(use string) *cobra.Command {
 	cmd.Flags().DurationVar(&duration, "duration", 3*time.Second, "how long to measure")
 	if flag {
 		cmd.Args = cobra.NoArgs
-		cmd.Flags().StringVar(&key, "key", "", "URI of the key")
+		keyURIFlag(cmd, &key, "key", "URI of the key")
 		cmd.Flags().StringVar(&f.module, "module", "", "PKCS#11 module for URIs that name none")
 		cmd.Flags().StringVar(&f.pinSource, "pin-source", "", "PIN for URIs that name no source")
 	}
@@ -602,8 +602,8 @@ it. tokens.groups needs it: production mode takes no copied key without its reco
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&from, "from", "", "URI of the new key in the first token")
-	fl.StringVar(&to, "to", "", "URI of its copy in the second token")
+	keyURIFlag(cmd, &from, "from", "URI of the new key in the first token")
+	keyURIFlag(cmd, &to, "to", "URI of its copy in the second token")
 	fl.StringVar(&algorithm, "algorithm", string(hsm.P256), "P-256, P-384, RSA-2048, RSA-3072 or RSA-4096")
 	fl.StringVar(&record, "record", "", "file that the record is written to; it must not exist")
 	fl.StringVar(&by, "by", "", "who does it, for the record; default the user of this machine")

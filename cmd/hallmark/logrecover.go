@@ -111,7 +111,7 @@ func (r *recovery) stored(ctx context.Context) (tlog.Checkpoint, error) {
 func (r *recovery) recorded(ctx context.Context, action access.Action, s *statement, by []string, do func(ctx context.Context) error) error {
 	e := access.TrailEntry{At: r.now, Tenant: access.DefaultTenant, Actor: access.Actor{Kind: access.KindService, Name: "recovery"}.String(), Action: action, On: "hallmark " + s.Action,
 		About: map[string]string{"log": fmt.Sprintf("%d %s", s.Log, s.Root)}}
-	for name, value := range map[string]string{"restore": s.Restore, "backup": s.Backup, "since_log": s.SinceLog, "new_origin": s.NewOrigin, "disable": strings.Join(s.Disable, " "), "agreed": strings.Join(by, ", ")} {
+	for name, value := range map[string]string{"restore": s.Restore, "backup": s.Backup, "since_log": s.SinceLog, "since_lists": s.SinceLists, "break_glass_spent": s.BreakGlass, "new_origin": s.NewOrigin, "disable": strings.Join(s.Disable, " "), "agreed": strings.Join(by, ", ")} {
 		if value != "" {
 			e.About[name] = value
 		}
@@ -370,7 +370,9 @@ func newLogRepairCmd(g *globals, c *cobra.Command, action string) *cobra.Command
 		}
 		if err := r.recorded(ctx, what, s, by, func(ctx context.Context) (err error) {
 			if action == "log-recover" {
-				lost, err = r.recoverLog(ctx, tiles)
+				if lost, err = r.recoverLog(ctx, tiles); err == nil {
+					err = r.spendBreakGlass(ctx, s)
+				}
 			} else {
 				ch, err = r.closeLog(ctx, r.newestHeld())
 			}
@@ -381,10 +383,13 @@ func newLogRepairCmd(g *globals, c *cobra.Command, action string) *cobra.Command
 		}); err != nil {
 			return err
 		}
-		return g.print(map[string]any{"lost": lost, "chain": ch, "log_key": r.key.vkey}, func(w io.Writer) {
+		return g.print(map[string]any{"lost": lost, "chain": ch, "log_key": r.key.vkey, "break_glass_spent": s.BreakGlass}, func(w io.Writer) {
 			if ch != nil {
 				fmt.Fprintf(w, "The log is closed and goes on as %s. Set log.origin to it, and give the new key to everyone who verifies:\n  %s\n", ch.Origin, ch.Key)
 				return
+			}
+			if s.BreakGlass != "" {
+				fmt.Fprintf(w, "The break-glass key %s is spent: it may have been used in what was lost. Make a new one: hallmark breakglass create\n", s.BreakGlass)
 			}
 			fmt.Fprintf(w, "%d leaves have their places in the tree again; what they were about is lost.\nNext: hallmark serve, then hallmark log verify\n", lost)
 		})

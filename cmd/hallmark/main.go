@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -113,7 +115,32 @@ root's ceremony, the station beside the line, and the commands to run them.`,
 	for _, add := range commands {
 		root.AddCommand(add(g))
 	}
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown lets groups of commands refuse what they do not have. Else they show
+// their help and end well, and a script goes on as if something had been done.
+func refuseUnknown(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		refuseUnknown(sub)
+	}
+	if !c.HasSubCommands() || c.Runnable() || !c.HasParent() {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		text := fmt.Sprintf("unknown command %q for %q", args[0], c.CommandPath())
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			text += ", did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return errUsage{errors.New(text)}
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 }
 
 // commands is filled by the files of this folder, one command a file.
@@ -132,9 +159,33 @@ func (g *globals) print(v any, human func(w io.Writer)) error {
 	return e.Encode(v)
 }
 
+// nobody tells a service that is not there from one that answers something else.
+func nobody(err error) error {
+	var dial *net.OpError
+	if !errors.Is(err, errAnswer) || !errors.As(err, &dial) || dial.Op != "dial" {
+		return err
+	}
+	where := dial.Addr.String()
+	var u *url.Error
+	if errors.As(err, &u) {
+		if p, e := url.Parse(u.URL); e == nil {
+			where = p.Scheme + "://" + p.Host
+		}
+	}
+	return errNobody.Wrap(dial.Err, "%s.", where)
+}
+
+// causeOf is the text of a fault's cause, "" without one.
+func causeOf(f *fault.Fault) string {
+	if f.Cause == nil {
+		return ""
+	}
+	return f.Cause.Error()
+}
+
 // complain says what happened and what to do next.
 func (g *globals) complain(err error) {
-	f := fault.From(err)
+	f := fault.From(nobody(err))
 	if f.Code == "internal" && f.Cause != nil {
 		if g.JSON {
 			json.NewEncoder(g.Err).Encode(map[string]any{"code": "error", "detail": err.Error()})
@@ -144,7 +195,7 @@ func (g *globals) complain(err error) {
 		return
 	}
 	if g.JSON {
-		json.NewEncoder(g.Err).Encode(map[string]any{"code": f.Code, "title": f.What, "detail": f.Detail, "next": f.Next, "members": f.Members})
+		json.NewEncoder(g.Err).Encode(map[string]any{"code": f.Code, "title": f.What, "detail": f.Detail, "next": f.Next, "members": f.Members, "cause": causeOf(f)})
 		return
 	}
 	fmt.Fprintf(g.Err, "hallmark: %s %s\n", f.What, f.Detail)
@@ -155,21 +206,24 @@ func (g *globals) complain(err error) {
 }
 
 var (
-	errNoServer = fault.Define(fault.Invalid, "cli-no-server", "It is not known which service to ask.", "Give --dir, or --server and --token (HALLMARK_SERVER, HALLMARK_TOKEN).")
+	errNoServer = fault.Define(fault.Invalid, "cli-no-server", "It is not known which service to ask, or as whom.", "Give --dir, or --server (HALLMARK_SERVER) and the token in the environment as HALLMARK_TOKEN.")
+	errNobody   = fault.Define(fault.Unavailable, "cli-no-answer", "Nothing answers at the service's address.", "Start it with hallmark serve, or give another address with --server or --dir.")
 	errAnswer   = fault.Define(fault.Unavailable, "cli-answer", "The service did not answer as expected.", "Check the address and that the service runs the same version.")
 )
 
 // endpointFile is what a running service leaves in its state directory for the
 // commands on the same machine.
 type endpointFile struct {
-	People string            `json:"people"` // https://host:port
-	Doors  map[string]string `json:"doors"`  // host:port by door
+	People string            `json:"people"`         // https://host:port
+	Name   string            `json:"name,omitempty"` // in the certificate, if it is not the host of People
+	Doors  map[string]string `json:"doors"`          // host:port by door
 	CAFile string            `json:"ca_file"`
 	PID    int               `json:"pid"`
 }
 
 // locate finds the service: flags first, then the directory.
-func (g *globals) locate() (server, token, caFile string, err error) {
+// name is that in the server's certificate if it is not the one in its URL.
+func (g *globals) locate() (server, token, caFile, name string, err error) {
 	server, token, caFile = g.Server, g.Token, g.CAFile
 	if token == "" {
 		token = os.Getenv("HALLMARK_TOKEN")
@@ -182,38 +236,43 @@ func (g *globals) locate() (server, token, caFile string, err error) {
 			}
 			var e endpointFile
 			if err := json.Unmarshal(b, &e); err != nil {
-				return "", "", "", err
+				return "", "", "", "", err
 			}
 			if server == "" {
-				server = e.People
+				server, name = e.People, e.Name
 			}
 			if caFile == "" {
 				caFile = e.CAFile
 			}
-			for _, name := range []string{filepath.Join(g.Dir, "admin.token"), filepath.Join(state, "admin.token")} {
-				if t, err := os.ReadFile(name); err == nil && token == "" {
+			for _, file := range []string{filepath.Join(g.Dir, "admin.token"), filepath.Join(state, "admin.token")} {
+				if t, err := os.ReadFile(file); err == nil && token == "" {
 					token = strings.TrimSpace(string(t))
 				}
 			}
 		}
 	}
 	if server == "" || token == "" {
-		return "", "", "", errNoServer.New("")
+		return "", "", "", "", errNoServer.New("")
 	}
-	return server, token, caFile, nil
+	return server, token, caFile, name, nil
 }
 
 // admin is the client of the administration API.
 func (g *globals) admin(ctx context.Context) (*adminapi.ClientWithResponses, error) {
-	server, token, caFile, err := g.locate()
+	server, token, caFile, name, err := g.locate()
 	if err != nil {
 		return nil, err
 	}
-	return adminClient(server, token, caFile)
+	return namedClient(server, name, token, caFile)
 }
 
 func adminClient(server, token, caFile string) (*adminapi.ClientWithResponses, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	return namedClient(server, "", token, caFile)
+}
+
+// namedClient verifies the server by a name; "" means by the one in its URL.
+func namedClient(server, name, token, caFile string) (*adminapi.ClientWithResponses, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: name}
 	if caFile != "" {
 		b, err := os.ReadFile(caFile)
 		if err != nil {

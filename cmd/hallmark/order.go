@@ -30,7 +30,7 @@ import (
 )
 
 var (
-	errNotConfirmed  = fault.Define(fault.Conflict, "cli-not-confirmed", "Nothing was signed.", "Type yes at the question, or give --yes after reading the order.")
+	errNotConfirmed  = fault.Define(fault.Conflict, "cli-not-confirmed", "Nothing was done: it was not confirmed.", "Answer the question as it asks, or give --yes after reading what it is about.")
 	errOrderForeign  = fault.Define(fault.Invalid, "cli-order-foreign", "What the service sent is not the order that was asked for.", "Do not sign it; check whom this command talks to.")
 	errEnvelopeOther = fault.Define(fault.Invalid, "cli-envelope-other", "The envelope is about another order.", "Give the file that the first approver made for this order.")
 	errKeyKind       = fault.Define(fault.Invalid, "cli-key-kind", "This kind of key cannot sign orders.", "Use an EC P-256 or P-384, RSA or Ed25519 key.")
@@ -66,13 +66,13 @@ func newOrderCreateCmd(g *globals) *cobra.Command {
 		Long: `Draft an order. State exactly one serial rule: a range (--prefix, --first, --last,
 --width), a --pattern, or a --list with one serial a line.`,
 		Example: `  hallmark order create --id PO-7 --product lamp --quantity 500 --prefix LMP- --first 1 --last 500 --width 6 --key-origin claimed
-  hallmark order create --id PO-8 --product lock --quantity 2 --list serials.txt --station st-1 --key-origin attested --until 2027-01-31`,
+  hallmark order create --id PO-8 --product lock --quantity 2 --list serials.txt --station st-1 --key-origin station-made --until 2027-01-31`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if r.NotBefore, err = parseWhen(from); err != nil {
 				return err
 			}
-			if r.NotAfter, err = parseWhen(to); err != nil {
+			if r.NotAfter, err = parseEnd(to); err != nil {
 				return err
 			}
 			if listFile != "" {
@@ -117,9 +117,9 @@ func newOrderCreateCmd(g *globals) *cobra.Command {
 	f.StringVar(&listFile, "list", "", "file with the serials, one a line; in a manifest SERIAL,HARDWARE with the hardware serial number in hexadecimal")
 	f.StringVar(&r.Serials.HardwareType, "hardware-type", "", "object identifier of the hardware type in a manifest (RFC 4108)")
 	f.StringSliceVar(&r.Stations, "station", nil, "station that may work on it (again for more); every active one if not given")
-	f.StringVar(&from, "from", "", "start of the window (2027-01-31 or 2027-01-31T08:00:00Z)")
-	f.StringVar(&to, "until", "", "end of the window")
-	f.StringVar(&r.KeyOrigin, "key-origin", "", "where the devices' keys come from: attested, manifest, claimed or station-made")
+	f.StringVar(&from, "from", "", "start of the window (2027-01-31 or 2027-01-31T08:00:00Z; a date alone means its first moment in UTC)")
+	f.StringVar(&to, "until", "", "end of the window; a date alone means the end of that day (UTC)")
+	f.StringVar(&r.KeyOrigin, "key-origin", "", "where the devices' keys come from: claimed or station-made (the keys that stations take), attested (over ACME) or manifest (which nothing verifies yet)")
 	f.BoolVar(&r.CnIsUnit, "cn-is-unit", false, "the CSR's common name may name the unit at the simple endpoint")
 	f.BoolVar(&r.AllowUnproven, "allow-unproven", false, "a commit may come without the device's signature")
 	f.IntVar(&r.CertificateDays, "certificate-days", 0, "life of the birth certificates; 0 means 9999-12-31")
@@ -142,6 +142,14 @@ func parseWhen(text string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, errUsage{fmt.Errorf("%q is not a time such as 2027-01-31 or 2027-01-31T08:00:00Z", text)}
+}
+
+// parseEnd reads until when something goes: a date alone is over when its day is, in UTC.
+func parseEnd(text string) (time.Time, error) {
+	if day, err := time.Parse(time.DateOnly, text); err == nil {
+		return day.AddDate(0, 0, 1), nil
+	}
+	return parseWhen(text)
 }
 
 func newOrderListCmd(g *globals) *cobra.Command {
@@ -362,7 +370,7 @@ needed, the first writes --out, the next adds --in, and the last sends.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&key, "key", "", "URI of your key: pkcs11:, piv: or file:")
+	keyURIFlag(c, &key, "key", "URI of your key: pkcs11:, piv: or file:")
 	f.StringVar(&module, "module", os.Getenv("HALLMARK_PKCS11_MODULE"), "PKCS #11 module for a pkcs11: URI that names none (HALLMARK_PKCS11_MODULE)")
 	f.BoolVar(&yes, "yes", false, "sign without asking")
 	f.StringVar(&in, "in", "", "envelope with the signatures of others, to add to")

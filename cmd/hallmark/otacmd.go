@@ -93,14 +93,14 @@ after showing what it says; the image is checked against it.`,
 			}
 			image, err := os.Open(args[0])
 			if err != nil {
-				return manifest.ErrImage.Wrap(err, "")
+				return err
 			}
 			defer image.Close()
 			var s *manifest.Signed
 			if add != "" {
 				raw, err := os.ReadFile(add)
 				if err != nil {
-					return manifest.ErrManifest.Wrap(err, "")
+					return err
 				}
 				if s, err = manifest.Parse(raw); err != nil {
 					return err
@@ -162,7 +162,7 @@ after showing what it says; the image is checked against it.`,
 	l.StringVar(&requires, "requires", "", "a device has at least this version before")
 	l.StringArrayVar(&hardware, "hardware", nil, "hardware that it fits (again for more)")
 	l.StringVar(&expires, "expires", "", "until when it may be installed (2027-12-31 or 2027-12-31T12:00:00Z)")
-	l.StringVar(&key, "key", "", "URI of the signer's key; the token's PIN as in hallmark hsm")
+	keyURIFlag(c, &key, "key", "URI of the signer's key; the token's PIN as in hallmark hsm")
 	l.StringVar(&chain, "chain", "", "PEM file with the key's certificate, and those between it and the pinned root")
 	l.StringVar(&add, "add", "", "signed manifest to add a signature to")
 	l.StringVar(&out, "out", "", "file for the signed manifest")
@@ -179,7 +179,7 @@ func signerChain(file string) (out []*x509.Certificate, err error) {
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, manifest.ErrKey.Wrap(err, "The signer's certificates.")
+		return nil, err
 	}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		c, err := x509.ParseCertificate(block.Bytes)
@@ -208,11 +208,11 @@ func newOTAInspectCmd(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			raw, err := os.ReadFile(args[0])
 			if err != nil {
-				return manifest.ErrManifest.Wrap(err, "")
+				return err
 			}
 			text, err := os.ReadFile(trust)
 			if err != nil {
-				return manifest.ErrTrust.Wrap(err, "")
+				return err
 			}
 			t, err := manifest.ParseTrust(text, need)
 			if err != nil {
@@ -225,7 +225,7 @@ func newOTAInspectCmd(g *globals) *cobra.Command {
 			if len(args) == 2 {
 				f, err := os.Open(args[1])
 				if err != nil {
-					return manifest.ErrImage.Wrap(err, "")
+					return err
 				}
 				defer f.Close()
 				if err := m.CheckImage(f); err != nil {
@@ -256,7 +256,7 @@ func newOTAPublishCmd(g *globals) *cobra.Command {
 			ctx := cmd.Context()
 			raw, err := os.ReadFile(args[0])
 			if err != nil {
-				return manifest.ErrManifest.Wrap(err, "")
+				return err
 			}
 			s, err := manifest.Parse(raw)
 			if err != nil {
@@ -264,7 +264,7 @@ func newOTAPublishCmd(g *globals) *cobra.Command {
 			}
 			image, err := os.Open(args[1])
 			if err != nil {
-				return manifest.ErrImage.Wrap(err, "")
+				return err
 			}
 			defer image.Close()
 			m := s.Unverified() // the service verifies it

@@ -69,7 +69,9 @@ func newOwnerVerifyCmd(g *globals) *cobra.Command {
 		Use: "verify FILE", Short: "Verify a statement of decommissioning, offline", Args: cobra.ExactArgs(1),
 		Long: `Verify the statement's signature, the checkpoint in it, and that the log has the
 revocation of each certificate and the block of the name. Nobody is asked; the log's
-verifier key must come from somewhere other than the statement.`,
+verifier key must come from somewhere other than the statement. It is about the time when
+it was made: certificates that had ended by then, and those that have ended since, are
+named, and it holds all the same.`,
 		Example: "  hallmark owner verify lmp-000123.json --log-key KEY --witness KEY",
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := os.ReadFile(args[0])
@@ -88,9 +90,11 @@ verifier key must come from somewhere other than the statement.`,
 			if err != nil {
 				return err
 			}
-			return g.print(map[string]any{"valid": true, "statement": d, "witnesses": seen}, func(w io.Writer) {
+			ended := d.ended(g.Now())
+			return g.print(map[string]any{"valid": true, "statement": d, "ended": ended, "witnesses": seen}, func(w io.Writer) {
 				showDisposal(w, d)
 				fmt.Fprintln(w, "\nThe statement holds: signed by the log's key, and the log has every event that it names.")
+				ended.show(w)
 				showSeen(w, seen)
 			})
 		},
@@ -99,16 +103,29 @@ verifier key must come from somewhere other than the statement.`,
 	return c
 }
 
+// show says it in words.
+func (e endings) show(w io.Writer) {
+	for _, s := range e.Before {
+		fmt.Fprintf(w, "%s had ended before the statement was made.\n", s)
+	}
+	for _, s := range e.Since {
+		fmt.Fprintf(w, "%s has ended since the statement was made; it was revoked before.\n", s)
+	}
+}
+
 func showDisposal(w io.Writer, d *disposal) {
 	facts(w, "unit", d.Unit, "owner", d.Tenant, "out of use since", moment(d.At), "by", d.By, "note", d.Note, "statement made", moment(d.MadeAt))
 	rows := [][]string{}
 	for _, c := range d.Certificates {
-		leaf := ""
-		if c.Revocation != nil {
+		leaf, why, since := "", c.Reason, moment(c.RevokedAt)
+		switch {
+		case c.Revocation != nil:
 			leaf = fmt.Sprint(c.Revocation.Leaf.Index)
+		case c.Issuance != nil:
+			leaf, why, since = fmt.Sprint(c.Issuance.Leaf.Index), "(ended by itself)", ""
 		}
-		rows = append(rows, []string{c.Profile, c.Serial, c.Reason, moment(c.RevokedAt), leaf})
+		rows = append(rows, []string{c.Profile, c.Serial, why, since, moment(c.NotAfter), leaf})
 	}
 	fmt.Fprintln(w)
-	table(w, []string{"PROFILE", "SERIAL NUMBER", "REASON", "REVOKED", "LEAF"}, rows, "")
+	table(w, []string{"PROFILE", "SERIAL NUMBER", "REASON", "REVOKED", "ENDS", "LEAF"}, rows, "")
 }

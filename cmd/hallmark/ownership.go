@@ -31,7 +31,7 @@ func (c *OwnershipConfig) complete() error {
 // openOwnership makes the service that the doors ask whose device it is. What it
 // revokes is not logged by package crl: a plan tries what it shows.
 func (s *Server) openOwnership() {
-	s.ownership = ownership.New(ownership.Config{Store: s.db, Registry: s.reged, Revoker: crl.New(crl.Config{Store: s.db, Now: s.now}), Jobs: endedJobs{s}, CheckTemplate: s.planner.CheckFirstBoot, Log: s.log, Now: s.now})
+	s.ownership = ownership.New(ownership.Config{Store: s.db, Registry: s.reged, Revoker: crl.New(crl.Config{Store: s.db, Now: s.now}), Jobs: endedJobs{s}, TemplateGroups: s.planner.FirstBootGroups, Log: s.log, Now: s.now})
 }
 
 // endedJobs is the jobs of things whose devices left; they are there when the first one
@@ -48,12 +48,18 @@ type ownershipMetrics struct{ s *Server }
 
 var ownershipUnits = prometheus.NewDesc("hallmark_ownership_units_total", "Units whose ownership this node changed: released, accepted, withdrawn, reset, decommissioned; and refused, the times that a device came that was nobody's.", []string{"what"}, nil)
 
+var ownershipOverdue = prometheus.NewDesc("hallmark_ownership_releases_overdue", "Open releases of all tenants whose code has ended: nobody can accept them, and their devices get in nowhere. Counted every ten minutes.", nil, nil)
+
 // Describe implements [prometheus.Collector].
-func (m ownershipMetrics) Describe(c chan<- *prometheus.Desc) { c <- ownershipUnits }
+func (m ownershipMetrics) Describe(c chan<- *prometheus.Desc) {
+	c <- ownershipUnits
+	c <- ownershipOverdue
+}
 
 // Collect implements [prometheus.Collector].
 func (m ownershipMetrics) Collect(c chan<- prometheus.Metric) {
 	t := &m.s.ownership.Stats
+	c <- prometheus.MustNewConstMetric(ownershipOverdue, prometheus.GaugeValue, float64(t.Overdue.Load()))
 	for what, n := range map[string]int64{"released": t.Released.Load(), "accepted": t.Accepted.Load(), "withdrawn": t.Withdrawn.Load(), "reset": t.Reset.Load(), "decommissioned": t.Decommissioned.Load(), "refused": t.Refused.Load()} {
 		c <- prometheus.MustNewConstMetric(ownershipUnits, prometheus.CounterValue, float64(n), what)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"hallmark/ca"
 	"hallmark/ca/profile"
 	"hallmark/ca/tlog"
+	"hallmark/crl"
 	"hallmark/fleet/ownership"
 	"hallmark/internal/fault"
 	"hallmark/internal/strictjson"
@@ -48,9 +50,33 @@ type disposedCertificate struct {
 	Serial     string        `json:"serial"`
 	SHA256     string        `json:"sha256,omitempty"` // of the DER; none was made of a reservation
 	NotAfter   time.Time     `json:"not_after"`
-	Reason     string        `json:"reason"`
-	RevokedAt  time.Time     `json:"revoked_at"`
-	Revocation *tlog.Receipt `json:"revocation"` // under the statement's checkpoint
+	Reason     string        `json:"reason,omitempty"`
+	RevokedAt  time.Time     `json:"revoked_at,omitzero"`
+	Revocation *tlog.Receipt `json:"revocation,omitempty"` // under the statement's checkpoint
+	// Issuance is of a birth certificate that ended by itself before the unit was taken out
+	// of use, and so could not be revoked; it carries the certificate.
+	Issuance *tlog.Receipt `json:"issuance,omitempty"`
+}
+
+// endings are the certificates of a statement that had ended by themselves when it was
+// made, and those that have ended since: neither could be used any more, and neither is
+// wrong with the statement, which is about its time.
+type endings struct {
+	Before []string `json:"before"` // serial numbers
+	Since  []string `json:"since"`
+}
+
+func (d *disposal) ended(now time.Time) endings {
+	out := endings{Before: []string{}, Since: []string{}}
+	for i := range d.Certificates {
+		switch e := &d.Certificates[i]; {
+		case !e.NotAfter.After(d.MadeAt):
+			out.Before = append(out.Before, e.Serial)
+		case !e.NotAfter.After(now):
+			out.Since = append(out.Since, e.Serial)
+		}
+	}
+	return out
 }
 
 // DecommissionStatement implements [web.Ownership]. It is for who decommissioned the
@@ -99,10 +125,12 @@ func (b *backend) DecommissionStatement(ctx context.Context, s access.Scope, uni
 		}
 		for i := range stories {
 			st := &stories[i]
-			if st.Revocation == nil || !st.Revocation.ReleasedAt.IsZero() || u.Foreign() && tenant == u.Home && st.Profile != string(profile.IDevID) {
+			birth := st.Profile == string(profile.IDevID)
+			revoked := st.Revocation != nil && st.Revocation.ReleasedAt.IsZero()
+			if !revoked && (!birth || !st.Issued) || u.Foreign() && tenant == u.Home && !birth {
 				continue // it had ended by itself, or belonged to another owner
 			}
-			e := disposedCertificate{Profile: st.Profile, Authority: st.Authority, Serial: st.Serial.String(), NotAfter: st.NotAfter, Reason: st.Revocation.Reason.String(), RevokedAt: st.Revocation.At}
+			e := disposedCertificate{Profile: st.Profile, Authority: st.Authority, Serial: st.Serial.String(), NotAfter: st.NotAfter}
 			if st.Issued {
 				r, err := b.db.RecordBySerial(ctx, tenant, st.Authority, st.Serial)
 				if err != nil {
@@ -110,9 +138,18 @@ func (b *backend) DecommissionStatement(ctx context.Context, s access.Scope, uni
 				}
 				sum := sha256.Sum256(r.DER)
 				e.SHA256 = hex.EncodeToString(sum[:])
+				if !revoked { // it had ended by itself, and says so
+					if e.Issuance, err = receipt(tenant, r.Leaf); err != nil {
+						return v, err
+					}
+					e.Issuance.Certificate = r.DER
+				}
 			}
-			if e.Revocation, err = receipt(tenant, st.Revocation.Leaf); err != nil {
-				return v, err
+			if revoked {
+				e.Reason, e.RevokedAt = st.Revocation.Reason.String(), st.Revocation.At
+				if e.Revocation, err = receipt(tenant, st.Revocation.Leaf); err != nil {
+					return v, err
+				}
 			}
 			d.Certificates = append(d.Certificates, e)
 		}
@@ -133,7 +170,9 @@ func (b *backend) DecommissionStatement(ctx context.Context, s access.Scope, uni
 }
 
 // verifyDisposal checks a statement without asking anybody: the signature, the
-// checkpoint, and that the log has a revocation of every certificate and a block.
+// checkpoint, and that the log has a revocation of every certificate and a block. What
+// had ended by itself when the statement was made is not revoked: on hold it stays as it
+// is, and a birth certificate is shown.
 func verifyDisposal(env adminapi.Envelope, policy tlog.Policy) (*disposal, []tlog.Cosignature, error) {
 	if env.PayloadType != disposalType {
 		return nil, nil, errDisposal.New("It is a %.80q.", env.PayloadType)
@@ -158,11 +197,22 @@ func verifyDisposal(env adminapi.Envelope, policy tlog.Policy) (*disposal, []tlo
 		if err != nil {
 			return nil, seen, errDisposal.Wrap(err, "")
 		}
-		if err := d.holds(e.Revocation, c, sha256.Sum256(serial[:]), tlog.Revoke, tlog.Void); err != nil {
-			return nil, seen, errDisposal.Wrap(err, "The log does not prove that %s is revoked.", e.Serial)
-		}
-		if e.Profile == string(profile.IDevID) {
+		birth, over := e.Profile == string(profile.IDevID), !e.NotAfter.After(d.MadeAt)
+		if birth {
 			births++
+		}
+		if birth && over && e.Revocation == nil {
+			if err := d.born(e, c); err != nil {
+				return nil, seen, errDisposal.Wrap(err, "The log does not prove that %s was the birth certificate and had ended.", e.Serial)
+			}
+			continue
+		}
+		events := []tlog.Event{tlog.Revoke, tlog.Void}
+		if over && e.Reason == crl.CertificateHold.String() {
+			events = append(events, tlog.Hold)
+		}
+		if err := d.holds(e.Revocation, c, sha256.Sum256(serial[:]), events...); err != nil {
+			return nil, seen, errDisposal.Wrap(err, "The log does not prove that %s is revoked.", e.Serial)
 		}
 	}
 	for i := range d.Blocks {
@@ -174,6 +224,23 @@ func verifyDisposal(env adminapi.Envelope, policy tlog.Policy) (*disposal, []tlo
 		return nil, seen, errDisposal.New("It names %d birth certificates and %d blocks.", births, len(d.Blocks))
 	}
 	return &d, seen, nil
+}
+
+// born checks that a birth certificate is the one that the log has, and ends when the
+// statement says.
+func (d *disposal) born(e *disposedCertificate, c tlog.Checkpoint) error {
+	if e.Issuance == nil {
+		return tlog.ErrReceipt.New("There is none.")
+	}
+	cert, err := x509.ParseCertificate(e.Issuance.Certificate)
+	if err != nil {
+		return tlog.ErrReceipt.Wrap(err, "It has no certificate.")
+	}
+	sum := sha256.Sum256(cert.Raw)
+	if serial, ok := ca.SerialFromInt(cert.SerialNumber); !ok || serial.String() != e.Serial || hex.EncodeToString(sum[:]) != e.SHA256 || !cert.NotAfter.Equal(e.NotAfter) {
+		return tlog.ErrReceipt.New("It is about another certificate.")
+	}
+	return d.holds(e.Issuance, c, sum, tlog.Issue)
 }
 
 // holds checks one leaf: it is in the log, of one of these events, about this subject

@@ -79,7 +79,7 @@ func (s *Server) people(ctx context.Context, metrics *web.Metrics) (http.Handler
 		return nil, err
 	}
 	b := &backend{cfg: s.cfg, db: s.db, access: auth, ca: s.ca, keys: s.keys, prov: s.prov, crl: s.crl, blast: s.blast, lists: s.lists, sender: s.sender, filters: s.filters, imports: s.imports, set: s.set, reg: s.reged, tlog: s.tlog, logs: s.logs, saves: s.backup, certs: s.certs, expiry: s.expiry, exposed: s.exposed,
-		now: s.now, log: s.log, reloaded: s.authoritiesChanged, follow: s.followAuthorities,
+		now: s.now, log: s.log, stationRoot: s.stationRoot, reloaded: s.authoritiesChanged, follow: s.followAuthorities,
 		jobs: s.fleet.jobs, campaigns: s.fleet.campaigns, ota: s.fleet.ota, rotation: s.rotation, trust: s.trust, ownership: s.ownership, shadows: s.fleet.shadows, claims: s.fleet.claims, enrol: s.enrolment.passwords, acme: s.enrolment.acme}
 	parts := b.web()
 	hsts := s.cfg.Production && !strings.Contains(s.cfg.Listen.People, "127.0.0.1")

@@ -97,7 +97,7 @@ func collectReceipts(ctx context.Context, g *globals, client *uplink.Client, jou
 }
 
 func newStationReceiptsCmd(g *globals) *cobra.Command {
-	var dir string
+	var dir, module string
 	var wait time.Duration
 	c := &cobra.Command{
 		Use: "receipts", Short: "Fetch the transparency log's receipts of what the station made", Args: cobra.NoArgs,
@@ -106,7 +106,7 @@ log. A running station fetches them by itself; this fetches what is missing, for
 example after the last units of an order, and verifies each.`,
 		Example: "  hallmark station receipts --dir station-a --wait 30s",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ring := hsm.Open(hsm.Config{Log: stationLog(g, false)})
+			ring := hsm.Open(hsm.Config{Module: module, Log: stationLog(g, false)})
 			defer ring.Close()
 			i, err := station.Load(dir, ring)
 			if err != nil {
@@ -147,6 +147,7 @@ example after the last units of an order, and verifies each.`,
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "", "the station's own directory")
+	moduleFlag(c, &module)
 	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for units that have no checkpoint yet")
 	requiredFlags(c, "dir")
 	return c

@@ -284,6 +284,100 @@ func TestRecovery_FilesThatWereCopiedBack_A77_S34_S36(t *testing.T) {
 	}
 }
 
+// A77, A14, S36: what people sign names the published lists or says that there are none,
+// so nobody can leave the revocations on them out afterwards.
+func TestRecovery_TheListsAreWhatPeopleAgreedTo_A77_A14_S36(t *testing.T) {
+	s := newStopped(t, "")
+	s.make(3)
+	old := saveFiles(t, s.path("state"))
+	s.make(1)
+	s.publish("world")
+	lists := func(dir string, text string) string {
+		if err := os.MkdirAll(s.path(dir, "device-1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s.write(filepath.Join(dir, "device-1", "0.crl"), []byte(text))
+		return s.path(dir)
+	}
+	given, other, same := lists("given", "a list"), lists("other", "another list"), lists("same", "a list")
+	if err := os.Mkdir(s.path("none"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	with := func(more ...string) []string {
+		return append([]string{"restore", "accept", "--since-log", s.path("world")}, more...)
+	}
+	old.restore(t)
+	if _, errOut, exit := s.cli(with("--since-lists", s.path("none"))...); exit != exitUsage || !strings.Contains(errOut, "no file *.crl") {
+		t.Errorf("a directory without lists: %d %s", exit, errOut)
+	}
+	file := s.path("statement.json")
+	s.fails("restore-statement", with("--since-lists", given, "--out", file)...)
+	s.signs("ana", file)
+	s.signs("bo", file)
+	s.fails("restore-other-lists", with("--approved", file)...)
+	s.fails("restore-other-lists", with("--since-lists", other, "--approved", file)...)
+	var rep acceptReport
+	s.into(&rep, with("--since-lists", same, "--approved", file)...)
+	if len(rep.Skipped) != 1 || rep.Entered != 0 {
+		t.Errorf("%+v", rep)
+	}
+	if e := s.entry(access.AcceptRestore); !strings.HasPrefix(e.About["since_lists"], "1 ") {
+		t.Errorf("the trail says %+v", e)
+	}
+
+	// The other way round: people agreed that there are none.
+	old.restore(t)
+	s.fails("restore-statement", with("--out", file)...)
+	var env adminapi.Envelope
+	if err := json.Unmarshal(must(os.ReadFile(file)), &env); err != nil || !strings.Contains(string(env.Payload), `"since_lists":"none"`) {
+		t.Errorf("%v %s", err, env.Payload)
+	}
+	s.signs("ana", file)
+	s.signs("bo", file)
+	s.fails("restore-other-lists", with("--since-lists", given, "--approved", file)...)
+	s.into(&rep, with("--approved", file)...)
+}
+
+// S42: a break-glass key opens one session, ever, also if the database forgot it.
+func TestRecovery_SpendsTheBreakGlassKey_S42(t *testing.T) {
+	key, _, _ := access.NewBreakGlassKey()
+	s := newStopped(t, "break_glass:\n  key: "+key.String()+"\n")
+	s.make(1)
+	open := func(id string) error {
+		db := s.open()
+		defer s.close(db)
+		now := time.Now()
+		return db.OpenBreakGlass(t.Context(), access.BreakGlassSession{ID: id, Tenant: access.DefaultTenant, KeyID: key.ID(), TokenHash: access.NewToken().Hash(), OpenedAt: now, ExpiresAt: now.Add(time.Hour), Reason: "nobody can sign in", From: "192.0.2.7"})
+	}
+	old := saveFiles(t, s.path("state"))
+	if err := open("01"); err != nil {
+		t.Fatal(err)
+	}
+	s.make(1)
+	s.publish("world")
+	for i, args := range [][]string{{"restore", "accept", "--since-log", s.path("world")}, {"log", "recover", "--from-tiles", s.path("world")}} {
+		old.restore(t)
+		s.agreed(&map[string]any{}, nil, args...)
+		if err := open(fmt.Sprintf("1%d", i)); err == nil || fault.From(err).Code != "break-glass-spent" {
+			t.Errorf("%v: the key opens again: %v", args, err)
+		}
+	}
+	old.restore(t)
+	s.fails("restore-statement", "restore", "accept", "--since-log", s.path("world"), "--out", s.path("statement.json"))
+	s.signs("ana", s.path("statement.json"))
+	s.signs("bo", s.path("statement.json"))
+	if out, errOut, exit := s.cli("restore", "accept", "--since-log", s.path("world"), "--approved", s.path("statement.json")); exit != exitOK || !strings.Contains(out, key.ID()) {
+		t.Errorf("%d %s%s", exit, out, errOut)
+	}
+	// It was never open, and the rows are genuine.
+	db := s.open()
+	defer s.close(db)
+	all, err := db.BreakGlassSessions(t.Context())
+	if err != nil || len(all) != 1 || all[0].Live(time.Now()) {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
 // closedAs changes the configuration as the command says, and looks at what is held.
 func (s *stopped) closedAs(from, to, vkey string) {
 	s.t.Helper()

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +24,7 @@ import (
 var (
 	errNothingRestored = fault.Define(fault.Conflict, "restore-nothing", "There is nothing to accept: this database did not come back from a backup.", "Start the service: hallmark serve.")
 	errStatement       = fault.Define(fault.Forbidden, "restore-statement", "Too few people have agreed to this.", "Let two approvers of the configuration sign the statement: hallmark restore approve FILE --key URI.")
+	errOtherLists      = fault.Define(fault.Conflict, "restore-other-lists", "These are not the lists that people agreed to.", "Give --since-lists the lists that the statement was written with, in a copy that nobody changes, or write a new statement and have it signed.")
 	errLogStillBehind  = fault.Define(fault.Conflict, "restore-log-behind", "Checkpoints held elsewhere are about leaves that this database has lost.", "Give a copy of the log with --since-log DIR, or close the log with --new-origin NAME.")
 )
 
@@ -36,6 +35,8 @@ type acceptReport struct {
 	People  []string `json:"people_let_in"`
 	NewLog  string   `json:"new_log_key,omitempty"`
 	Skipped []string `json:"lists_not_used"`
+	// BreakGlass is the key that opens nothing any more; "" if none is configured.
+	BreakGlass string `json:"break_glass_spent,omitempty"`
 }
 
 // floorJump is by how much the numbers of lists and filters go on above the last
@@ -45,7 +46,7 @@ const floorJump = 1 << 20
 
 // accept does all of it. Lists come first: what is revoked is known before
 // anything else is.
-func (r *recovery) accept(ctx context.Context, pending store.Restored, lists string, s *statement, sinceLog string, by []string) (*acceptReport, error) {
+func (r *recovery) accept(ctx context.Context, pending store.Restored, lists []publishedList, s *statement, sinceLog string, by []string) (*acceptReport, error) {
 	rep := &acceptReport{Skipped: []string{}}
 	var err error
 	if s.SinceLog != "" {
@@ -60,10 +61,8 @@ func (r *recovery) accept(ctx context.Context, pending store.Restored, lists str
 		rep.NewLog = r.key.vkey
 	}
 	seen := map[string]int64{}
-	if lists != "" {
-		if err := r.reenter(ctx, lists, seen, &pending, rep); err != nil {
-			return nil, err
-		}
+	if err := r.reenter(ctx, lists, seen, &pending, rep); err != nil {
+		return nil, err
 	}
 	heads, err := r.db.ListHeads(ctx)
 	if err != nil {
@@ -89,6 +88,10 @@ func (r *recovery) accept(ctx context.Context, pending store.Restored, lists str
 			return nil, err
 		}
 	}
+	if err := r.spendBreakGlass(ctx, s); err != nil {
+		return nil, err
+	}
+	rep.BreakGlass = s.BreakGlass
 	if rep.People, err = r.db.LiveTokens(ctx, r.now); err != nil {
 		return nil, err
 	}
@@ -107,7 +110,7 @@ func (r *recovery) accept(ctx context.Context, pending store.Restored, lists str
 // reenter takes the lists that were published since the backup: what is on them
 // and the database knows is revoked again; what it does not know stays listed,
 // since the newer list is where the publisher goes on from.
-func (r *recovery) reenter(ctx context.Context, dir string, seen map[string]int64, p *store.Restored, rep *acceptReport) error {
+func (r *recovery) reenter(ctx context.Context, lists []publishedList, seen map[string]int64, p *store.Restored, rep *acceptReport) error {
 	authorities, err := r.db.Authorities(ctx)
 	if err != nil {
 		return err
@@ -115,14 +118,7 @@ func (r *recovery) reenter(ctx context.Context, dir string, seen map[string]int6
 	svc := crl.New(crl.Config{Store: r.db, Log: r.log, Now: func() time.Time { return r.now }})
 	by := access.Actor{Kind: access.KindService, Name: "restore", Role: access.SecurityOfficer}
 	p.Entered, p.Unknown = 0, []string{}
-	return filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || filepath.Ext(name) != ".crl" {
-			return err
-		}
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
+	enter := func(name string, b []byte) error {
 		l, err := crl.ParseList(b)
 		if err != nil {
 			rep.Skipped = append(rep.Skipped, name+": "+fault.From(err).Detail)
@@ -177,7 +173,33 @@ func (r *recovery) reenter(ctx context.Context, dir string, seen map[string]int6
 			}
 			return err
 		})
-	})
+	}
+	for _, l := range lists {
+		b, err := l.read()
+		if err == nil {
+			err = enter(l.file, b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spendBreakGlass makes a session that was over before it began: nobody can know
+// whether the key opened one that this database has forgotten, so it opens none (S42).
+func (r *recovery) spendBreakGlass(ctx context.Context, s *statement) error {
+	if s.BreakGlass == "" {
+		return nil
+	}
+	var id [8]byte
+	rand.Read(id[:])
+	err := r.db.OpenBreakGlass(ctx, access.BreakGlassSession{ID: hex.EncodeToString(id[:]), Tenant: access.DefaultTenant, KeyID: s.BreakGlass, TokenHash: access.NewToken().Hash(),
+		OpenedAt: r.now.UTC(), ExpiresAt: r.now.UTC(), ClosedAt: r.now.UTC(), Reason: "none was opened: the database came back, and the key may have been used since", From: "hallmark " + s.Action})
+	if errors.Is(err, access.ErrBreakGlassSpent) {
+		return nil
+	}
+	return err
 }
 
 // pendingRestore finds what is to be accepted. A copy of files that somebody put
@@ -218,6 +240,7 @@ what happened since. Before the service starts on it:
 
   - numbers of lists and filters jump above all that may have been published;
   - station codes, enrolment passwords and open claims that were handed out end;
+  - the configured break-glass key is spent, whether or not it was used since;
   - revocations since are entered again from published lists (--since-lists);
   - the log takes the places of its lost leaves from a copy of the tiles (--since-log),
     or is closed and goes on under another name (--new-origin).
@@ -251,6 +274,11 @@ service must be stopped.`,
 				return err
 			}
 			s.Disable = nonNil(disable)
+			published, said, err := publishedLists(lists)
+			if err != nil {
+				return err
+			}
+			s.SinceLists = said
 			by, err := s.agreed(r.cfg, approved)
 			if errors.Is(err, errStatement) && approved == "" {
 				return g.writeStatement(s, out, err)
@@ -260,7 +288,7 @@ service must be stopped.`,
 			}
 			var rep *acceptReport
 			if err := r.recorded(ctx, access.AcceptRestore, s, by, func(ctx context.Context) (err error) {
-				rep, err = r.accept(ctx, pending, lists, s, sinceLog, by)
+				rep, err = r.accept(ctx, pending, published, s, sinceLog, by)
 				return err
 			}); err != nil {
 				return err
@@ -294,6 +322,9 @@ func (rep *acceptReport) show(w io.Writer, newOrigin string) {
 		fmt.Fprintf(w, "Not used: %s\n", visible(s))
 	}
 	fmt.Fprintf(w, "These people are let in, whoever shut them out since: %s\n", strings.Join(rep.People, ", "))
+	if rep.BreakGlass != "" {
+		fmt.Fprintf(w, "The break-glass key %s is spent: it may have been used since the backup. Make a new one: hallmark breakglass create\n", rep.BreakGlass)
+	}
 	if newOrigin != "" {
 		fmt.Fprintf(w, "The log goes on as %s. Set log.origin to it, and give the new key to everyone who verifies:\n  %s\n", newOrigin, rep.NewLog)
 	}

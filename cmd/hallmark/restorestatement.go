@@ -1,16 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/gowebpki/jcs"
 	"github.com/spf13/cobra"
 
+	"hallmark/access"
 	"hallmark/api/adminapi"
 	"hallmark/ca/tlog"
 	"hallmark/hsm"
@@ -26,15 +31,22 @@ const statementType = "application/vnd.hallmark.restore+json"
 // statement is what two people agree to. It names the database as it is, so that
 // nothing else can be done with their signatures.
 type statement struct {
-	Action    string   `json:"action"` // accept, log-recover, log-close
-	Restore   string   `json:"restore"`
-	Backup    string   `json:"backup"`
-	Log       int64    `json:"log"` // leaves
-	Root      string   `json:"root"`
-	SinceLog  string   `json:"since_log"` // "SIZE ROOT" of the copy of the log
-	NewOrigin string   `json:"new_origin"`
-	Disable   []string `json:"disable"`
+	Action     string   `json:"action"` // accept, log-recover, log-close
+	Restore    string   `json:"restore"`
+	Backup     string   `json:"backup"`
+	Log        int64    `json:"log"` // leaves
+	Root       string   `json:"root"`
+	SinceLog   string   `json:"since_log"`   // "SIZE ROOT" of the copy of the log
+	SinceLists string   `json:"since_lists"` // of accept: "COUNT SHA256" of the published lists, or noLists
+	NewOrigin  string   `json:"new_origin"`
+	Disable    []string `json:"disable"`
+	// BreakGlass is the id of the break-glass key that is spent by it.
+	BreakGlass string `json:"break_glass_spent"`
 }
+
+// noLists says in a statement that nothing is revoked again. It is a word, so that
+// whoever signs sees it.
+const noLists = "none"
 
 func (s *statement) canonical() ([]byte, error) {
 	b, err := json.Marshal(s)
@@ -71,6 +83,10 @@ func (s *statement) agreed(cfg *Config, file string) ([]string, error) {
 		if err := json.Unmarshal(b, &env); err != nil {
 			return nil, errStatement.Wrap(err, "%s is no envelope.", file)
 		}
+		var signed statement
+		if env.PayloadType == statementType && json.Unmarshal(env.Payload, &signed) == nil && signed.SinceLists != s.SinceLists {
+			return nil, errOtherLists.New("The statement is about %q, --since-lists has %q.", visible(signed.SinceLists), s.SinceLists)
+		}
 		if env.PayloadType != statementType || string(env.Payload) != string(want) {
 			return nil, errStatement.New("%s is about something else: the database or the options changed.", file)
 		}
@@ -97,6 +113,15 @@ func (s *statement) agreed(cfg *Config, file string) ([]string, error) {
 // statement says what is about to be done to which database.
 func (r *recovery) statement(ctx context.Context, action string, p store.Restored, sinceLog, newOrigin string) (*statement, error) {
 	s := &statement{Action: action, Restore: p.ID, Backup: p.Backup, NewOrigin: newOrigin, Disable: []string{}}
+	if action != "log-close" {
+		key, err := access.ParseBreakGlassKey(r.cfg.BreakGlass.Key)
+		if err != nil {
+			return nil, errConfig.New("break_glass.key: %s.", err)
+		}
+		if !key.IsZero() {
+			s.BreakGlass = key.ID()
+		}
+	}
 	head, err := r.db.Head(ctx)
 	if err != nil {
 		return nil, err
@@ -118,6 +143,50 @@ func (r *recovery) statement(ctx context.Context, action string, p store.Restore
 		s.SinceLog = fmt.Sprintf("%d %s", c.Size, c.Root)
 	}
 	return s, nil
+}
+
+// publishedList is the file of a list with its SHA-256, so that what is read later is
+// what people agreed to.
+type publishedList struct {
+	file string
+	sum  [sha256.Size]byte
+}
+
+// publishedLists finds the lists in a directory and what a statement says of them: the
+// contents count, not the names, so that a copy elsewhere is the same.
+func publishedLists(dir string) (lists []publishedList, said string, err error) {
+	if dir == "" {
+		return nil, noLists, nil
+	}
+	var sums [][]byte
+	err = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || filepath.Ext(name) != ".crl" {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		l := publishedList{name, sha256.Sum256(b)}
+		lists, sums = append(lists, l), append(sums, l.sum[:])
+		return nil
+	})
+	if err == nil && len(lists) == 0 {
+		err = errUsage{fmt.Errorf("--since-lists %s has no file *.crl", dir)}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	slices.SortFunc(sums, bytes.Compare)
+	return lists, fmt.Sprintf("%d %x", len(lists), sha256.Sum256(slices.Concat(sums...))), nil
+}
+
+func (l *publishedList) read() ([]byte, error) {
+	b, err := os.ReadFile(l.file)
+	if err == nil && sha256.Sum256(b) != l.sum {
+		err = errOtherLists.New("%s changed a moment ago.", l.file)
+	}
+	return b, err
 }
 
 func (g *globals) writeStatement(s *statement, out string, why error) error {
@@ -181,7 +250,7 @@ func newRestoreApproveCmd(g *globals) *cobra.Command {
 			return g.print(env, func(w io.Writer) { fmt.Fprintf(w, "Signed; %s has %d signatures.\n", args[0], len(env.Signatures)) })
 		},
 	}
-	c.Flags().StringVar(&key, "key", "", "URI of your key: pkcs11:, piv: or file:")
+	keyURIFlag(c, &key, "key", "URI of your key: pkcs11:, piv: or file:")
 	c.Flags().StringVar(&module, "module", os.Getenv("HALLMARK_PKCS11_MODULE"), "PKCS #11 module for a pkcs11: URI that names none (HALLMARK_PKCS11_MODULE)")
 	c.Flags().BoolVar(&yes, "yes", false, "sign without asking")
 	requiredFlags(c, "key")

@@ -28,7 +28,7 @@ the stage revoke, which cannot. The service works through a stage by itself, at 
 plan's rate, behind the production line, and goes on after a restart.
 
 For one certificate there is hallmark cert revoke, for one device hallmark device
-revoke, for a station itself hallmark station revoke.`,
+revoke, for a station itself hallmark stations revoke.`,
 		Example: `  hallmark revoke plan --station st-7 --from 2027-03-01T06:00:00Z --to 2027-03-01T14:00:00Z --reason privilegeWithdrawn --note "laptop stolen"
   hallmark revoke run 20270301-151200-a1b2c3 --stage hold
   hallmark revoke approve 20270301-151200-a1b2c3
@@ -78,7 +78,7 @@ were asked for. Operational certificates of the devices go with their birth
 certificates. Times alone are refused, since they would be about everybody.`,
 		Example: `  hallmark revoke plan --station st-7 --from 2027-03-01T06:00:00Z --to 2027-03-01T14:00:00Z --reason privilegeWithdrawn --dry-run
   hallmark revoke plan --order PO-7 --tool-version 2.1.0 --reason superseded --reenrol
-  hallmark revoke plan --authority device-2 --reason cessationOfOperation --rotate --note "issuing key leaked"
+  hallmark revoke plan --ca device-2 --reason cessationOfOperation --rotate --note "issuing key leaked"
   hallmark revoke plan --key 5f1c… --reason keyCompromise --note "private key found in an image"`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -120,7 +120,7 @@ certificates. Times alone are refused, since they would be about everybody.`,
 	f := c.Flags()
 	f.StringVar(&r.Station, "station", "", "certificates that this station asked for")
 	f.StringVar(&r.Order, "order", "", "certificates of this order")
-	f.StringVar(&r.Operator, "operator", "", "certificates that name this operator")
+	f.StringVar(&r.Operator, "operator", "", "certificates that name this operator, with or without the asserted: that the record says")
 	f.StringVar(&r.Authority, "ca", "", "certificates of this authority")
 	f.StringVar(&r.Tool, "tool-version", "", "certificates that name this version of the station's software")
 	f.StringVar(&r.Key, "key", "", "certificates of the public key with this SHA-256, hexadecimal")

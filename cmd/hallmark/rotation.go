@@ -102,7 +102,7 @@ func (s *Server) openRotation() {
 // engine are made after it, and before it is asked.
 func (s *Server) planRotator() *rotation.Blast {
 	return &rotation.Blast{
-		Holders: lateHolders{s}, Presence: s.db,
+		Holders: lateHolders{s}, Presence: store.Contacts{DB: s.db}, Now: s.now,
 		Campaigns: func() rotation.Campaigns {
 			if s.fleet == nil || s.fleet.campaigns == nil {
 				return nil
@@ -169,13 +169,20 @@ func (s *Server) settleRenewals(ctx context.Context) {
 
 // scanExpiry looks for certificates of devices that end soon, until ctx ends.
 func (s *Server) scanExpiry(ctx context.Context) {
-	for every(ctx, time.Duration(s.cfg.Fleet.Rotation.Every)) {
-		var tenants []string
+	tenants := func() (out []string) {
 		for _, a := range s.ca.Authorities() {
-			tenants = append(tenants, a.Tenant)
+			out = append(out, a.Tenant)
 		}
-		slices.Sort(tenants)
-		for _, t := range slices.Compact(tenants) {
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	for _, t := range tenants() { // what was changed while the service was down does not wait for the first scan
+		if err := s.rotation.Follow(ctx, t, s.fleet.campaigns); err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "the campaign for certificates that end soon does not follow the configuration yet; it is tried again", "tenant", t, "error", err)
+		}
+	}
+	for every(ctx, time.Duration(s.cfg.Fleet.Rotation.Every)) {
+		for _, t := range tenants() {
 			if _, err := s.rotation.Scan(ctx, t, s.fleet.campaigns); err != nil && ctx.Err() == nil {
 				s.log.ErrorContext(ctx, "what ends soon was not found out", "tenant", t, "error", err)
 			}

@@ -40,7 +40,8 @@ func newRotationDueCmd(g *globals) *cobra.Command {
 			items, cut, err := gather(limit, func(cursor *string, n int) ([]adminapi.RotationDue, string, error) {
 				p := &adminapi.ListRotationDueParams{Cursor: cursor, Limit: &n}
 				if within > 0 {
-					p.WindowSeconds = max(1, int64(within.Seconds()))
+					n := max(1, int64(within.Seconds()))
+					p.WindowSeconds = &n
 				}
 				a, err := api.ListRotationDueWithResponse(cmd.Context(), p)
 				if err != nil {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -79,6 +80,7 @@ type Server struct {
 	boot      *bootstrap.Service
 	rotation  *rotation.Service
 	trust     *trust.Service
+	counts    fleetCounts
 	ownership *ownership.Service
 	enrolment enrolment
 	gate      *bootstrap.Gate
@@ -287,7 +289,7 @@ func (s *Server) openProvisioning() error {
 		return err
 	}
 	s.prov = provisioner.New(provisioner.Config{
-		Orders: orders, Store: s.db, Units: s.db, Stations: s.db, Records: s.db, CA: s.ca, Domain: s.cfg.Domain, Log: s.log, Now: s.now,
+		Orders: orders, Store: s.db, Units: s.db, Stations: s.db, Records: s.db, CA: s.ca, Roots: s.bundle, Domain: s.cfg.Domain, Log: s.log, Now: s.now,
 		Nonce: func(serial ca.Serial) []byte { return s.box.MAC("commit-nonce", serial[:]) },
 		VerifyCommit: func(pub crypto.PublicKey, nonce []byte, unit string, der, sig []byte) error {
 			return uplink.VerifyCommit(pub, uplink.CommitMessage(nonce, unit, der), sig)
@@ -452,7 +454,15 @@ func (s *Server) publicAddr(door string) string {
 
 // announce leaves addresses for the commands on this machine.
 func (s *Server) announce() error {
-	e := endpointFile{People: "https://" + s.publicAddr("people"), Doors: map[string]string{}, CAFile: filepath.Join(s.cfg.State, "ca.pem"), PID: os.Getpid()}
+	caFile, err := filepath.Abs(filepath.Join(s.cfg.State, "ca.pem")) // who reads it works elsewhere
+	if err != nil {
+		return err
+	}
+	e := endpointFile{People: "https://" + s.publicAddr("people"), Doors: map[string]string{}, CAFile: caFile, PID: os.Getpid()}
+	// A door may listen on an address that the certificate does not have.
+	if host, _, _ := net.SplitHostPort(s.publicAddr("people")); !slices.Contains(s.cfg.ServerNames, host) {
+		e.Name = s.cfg.ServerNames[0]
+	}
 	for name := range s.doors {
 		e.Doors[name] = s.publicAddr(name)
 	}

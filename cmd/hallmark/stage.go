@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"hallmark/api/adminapi"
 	"hallmark/ca/ceremony"
@@ -73,6 +74,9 @@ func (d *stage) prepare(context.Context) error {
 		if _, err := os.Stat(d.path("demo.mark")); err != nil {
 			return errDemoDir.New("%s.", d.dir)
 		}
+		if err := d.idle(); err != nil {
+			return err
+		}
 		if err := os.RemoveAll(d.dir); err != nil {
 			return err
 		}
@@ -108,6 +112,7 @@ func (d *stage) prepare(context.Context) error {
 		database = d.database
 	}
 	text := fmt.Sprintf(`# Made by hallmark demo. Every key is explained in docs/configuration.md.
+# Serve it with: %s
 state: state
 database: %q
 base_url: http://localhost:%s
@@ -127,11 +132,39 @@ fleet:
   - name: bob
     key: people/bob.pub.pem
 log_level: warn
-`, database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090), d.more)
+`, d.again(), database, publicPort, port(8443), port(9443), port(8883), port(9444), port(9445), public, port(9090), d.more)
 	if err := d.approverKey(); err != nil {
 		return err
 	}
 	return os.WriteFile(d.path("hallmark.yaml"), []byte(text), 0o644)
+}
+
+// idle refuses to take the directory away from a service that works in it, which
+// holds the lock of the database file ([store.Open]).
+func (d *stage) idle() error {
+	f, err := os.OpenFile(d.path("state", "hallmark.db.lock"), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errDemoServes.Wrap(err, "%s.", d.dir)
+	}
+	return nil
+}
+
+// again is the command that serves the directory once more. SoftHSM finds its tokens
+// by its environment alone.
+func (d *stage) again() string {
+	words := []string{}
+	for _, e := range d.env {
+		name, value, _ := strings.Cut(e, "=")
+		words = append(words, name+"="+shellWord(value))
+	}
+	return strings.Join(append(words, "hallmark serve --config "+shellWord(d.path("hallmark.yaml"))), " ")
 }
 
 // tokens makes the two tokens of the story, the root's and the line's, or the

@@ -37,8 +37,14 @@ finishes what it had begun.`,
 		Example: `  hallmark station enrol --server https://pki.example:9445 --code HMK1-... --station st-1 --dir st-1
   hallmark station run --order O-1 --adapter simulate:devices --dir st-1 --count 10`,
 	}
-	cmd.AddCommand(newStationEnrolCmd(g), newStationRunCmd(g), newStationStatusCmd(g), newStationRenewCmd(g), newStationReceiptsCmd(g))
+	cmd.AddCommand(newStationEnrolCmd(g), newStationRunCmd(g), newStationStatusCmd(g), newStationRenewCmd(g), newStationAbandonCmd(g), newStationReceiptsCmd(g))
 	return cmd
+}
+
+// moduleFlag is for a key URI without a module-path: where the module lies is the
+// machine's matter, and the same for every key in it.
+func moduleFlag(cmd *cobra.Command, module *string) {
+	cmd.Flags().StringVar(module, "module", os.Getenv("HALLMARK_PKCS11_MODULE"), "PKCS #11 module, where the key's URI has no module-path (HALLMARK_PKCS11_MODULE)")
 }
 
 // stationLog is the log of a station's command: warnings, or all of it.
@@ -53,17 +59,20 @@ func stationLog(g *globals, verbose bool) *slog.Logger {
 const exportableWarning = "warning: the station's key is a plain file that can be copied without a trace; use a token (--key pkcs11:...) for production\n"
 
 func newStationEnrolCmd(g *globals) *cobra.Command {
-	var server, code, id, dir, key, factory string
+	var server, code, id, dir, key, module, factory string
 	cmd := &cobra.Command{
 		Use:   "enrol --server URL --code STRING --station ID --dir DIRECTORY",
 		Short: "Enrol this station with its one-time string",
 		Long: `The string is made by "hallmark station-code create", is good for one station and
 one hour, and names the root that the server must prove to belong to: the code is
 sent to nobody else. "--code -" reads it from standard input, which keeps it out
-of the list of processes. Repeat the command if it was interrupted.`,
+of the list of processes. Repeat the command if it was interrupted.
+
+A pkcs11: key needs its module each time that it is opened: as module-path in the
+URI, by --module of each command, or in HALLMARK_PKCS11_MODULE.`,
 		Example: `  hallmark station enrol --server https://pki.example:9445 --code - --station st-1 --dir st-1 < code.txt
   hallmark station enrol --server https://pki.example:9445 --code HMK1-... --station st-1 --dir st-1 \
-      --key 'pkcs11:token=st-1;object=station?pin-source=file:/etc/hallmark/pin'`,
+      --key 'pkcs11:token=st-1;object=station?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/hallmark/pin'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if code == "-" {
@@ -73,7 +82,7 @@ of the list of processes. Repeat the command if it was interrupted.`,
 				}
 				code = line
 			}
-			ring := hsm.Open(hsm.Config{Log: stationLog(g, false)})
+			ring := hsm.Open(hsm.Config{Module: module, Log: stationLog(g, false)})
 			defer ring.Close()
 			i, err := station.Enrol(cmd.Context(), station.EnrolConfig{Dir: dir, Server: server, Code: code, Station: id,
 				Factory: factory, Key: key, Keyring: ring, Log: stationLog(g, false), Now: g.Now})
@@ -95,7 +104,8 @@ of the list of processes. Repeat the command if it was interrupted.`,
 	f.StringVar(&code, "code", "", "the enrolment string, or - for standard input")
 	f.StringVar(&id, "station", "", "the station's name, as the string was made for")
 	f.StringVar(&dir, "dir", "", "the station's own directory")
-	f.StringVar(&key, "key", "", "URI of the station's key (pkcs11:, piv:, file:); default is a plain file in the directory")
+	keyURIFlag(cmd, &key, "key", "URI of the station's key (pkcs11:, piv:, file:); default is a plain file in the directory")
+	moduleFlag(cmd, &module)
 	f.StringVar(&factory, "factory", "", "URL of the factory listener; default is what the service says, else port 9444 of the same host")
 	requiredFlags(cmd, "server", "code", "station", "dir")
 	return cmd
@@ -186,7 +196,7 @@ func newStationStatusCmd(g *globals) *cobra.Command {
 					fmt.Fprintf(w, "    %-24s order %s, %s since %s\n", name, u.Order, u.State, u.Began.Local().Format(time.DateTime))
 				}
 				if len(v.Open) > 0 {
-					fmt.Fprintln(w, "  next         hallmark station run finishes them first")
+					fmt.Fprintln(w, "  next         hallmark station run finishes them first; hallmark station abandon gives up a scrapped one")
 				}
 			})
 		},
@@ -197,7 +207,7 @@ func newStationStatusCmd(g *globals) *cobra.Command {
 }
 
 func newStationRenewCmd(g *globals) *cobra.Command {
-	var dir, key string
+	var dir, key, module string
 	cmd := &cobra.Command{
 		Use:   "renew --dir DIRECTORY",
 		Short: "Renew the station's certificate with a new key",
@@ -206,7 +216,7 @@ over; this does it now. The key before stays in the other slot until the next re
 		Example: "  hallmark station renew --dir st-1",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ring := hsm.Open(hsm.Config{Log: stationLog(g, false)})
+			ring := hsm.Open(hsm.Config{Module: module, Log: stationLog(g, false)})
 			defer ring.Close()
 			i, err := station.Load(dir, ring)
 			if err != nil {
@@ -237,17 +247,18 @@ over; this does it now. The key before stays in the other slot until the next re
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "the station's own directory")
-	cmd.Flags().StringVar(&key, "key", "", "URI of the new key; default is named after the present one")
+	keyURIFlag(cmd, &key, "key", "URI of the new key; default is named after the present one")
+	moduleFlag(cmd, &module)
 	requiredFlags(cmd, "dir")
 	return cmd
 }
 
 // stationRun is the flags of hallmark station run.
 type stationRun struct {
-	order, adapter, dir, serials, operator string
-	count, nests, stopAfter                int
-	budget, step, patience                 time.Duration
-	verbose                                bool
+	order, adapter, dir, serials, operator, module string
+	count, nests, stopAfter                        int
+	budget, step, patience                         time.Duration
+	verbose                                        bool
 }
 
 func newStationRunCmd(g *globals) *cobra.Command {
@@ -258,7 +269,9 @@ func newStationRunCmd(g *globals) *cobra.Command {
 		Long: `Units come from --serials, one serial a line, or the service allocates --count of
 them; without either, only what an earlier run left is finished. That is always
 done first. A unit passes when its line says ok, and only then: PENDING ones are
-finished by starting again, FAILED ones by scanning them again.
+finished by starting again, FAILED ones by scanning them again. What is left of an
+earlier run and not in its nest stays PENDING and stops nobody; a scrapped unit is
+given up with hallmark station abandon.
 
 Adapters:
   command:PROGRAM ARGUMENTS         a program that reaches the device; it speaks JSON lines
@@ -267,7 +280,8 @@ Adapters:
                                     slow=200ms, only=UNIT
 
 The first SIGTERM or Ctrl-C finishes the units in the nests; a second one stops at
-once, and the journal knows where to go on. Exit code 1: not every unit passed.`,
+once, and the journal knows where to go on. Exit code 1: not every unit of this run
+passed; the last verdict of a unit counts.`,
 		Example: `  hallmark station run --dir st-1 --order O-1 --adapter simulate:devices --count 10 --nests 4
   hallmark station run --dir st-1 --order O-1 --adapter 'command:/opt/line/reach.py --port COM3' --serials -
   hallmark station run --dir st-1 --order O-1 --adapter simulate:devices --serials today.txt --json`,
@@ -291,6 +305,7 @@ once, and the journal knows where to go on. Exit code 1: not every unit passed.`
 	f.IntVar(&r.nests, "nests", 1, "units to work on at once")
 	f.StringVar(&r.operator, "operator", "", "who works here; recorded as asserted")
 	f.IntVar(&r.stopAfter, "stop-after", 10, "stop when this many units in a row did not pass; 0 never stops")
+	moduleFlag(cmd, &r.module)
 	f.DurationVar(&r.budget, "budget", time.Second, "time for a certificate above which the summary turns yellow")
 	f.DurationVar(&r.step, "device-timeout", 30*time.Second, "time for one thing that a device is asked to do")
 	f.DurationVar(&r.patience, "patience", 30*time.Second, "how long a request is repeated while the service is away")
@@ -306,7 +321,7 @@ func (r *stationRun) run(parent context.Context, g *globals) error {
 	defer cancel()
 	log := stationLog(g, r.verbose)
 
-	ring := hsm.Open(hsm.Config{Log: log})
+	ring := hsm.Open(hsm.Config{Module: r.module, Log: log})
 	defer ring.Close()
 	i, err := station.Load(r.dir, ring)
 	if err != nil {
@@ -516,5 +531,9 @@ func (d *stationDisplay) summary(s station.Summary) {
 	if s.Again > 0 {
 		fmt.Fprintf(d.g.Out, " (%d were before)", s.Again)
 	}
-	fmt.Fprintf(d.g.Out, ", %d failed, %d pending in %.1f s; a certificate took %d ms (p50), %d ms (p99)\n", s.Failed, s.Pending, s.Seconds, s.IssueMS.P50, s.IssueMS.P99)
+	fmt.Fprintf(d.g.Out, ", %d failed, %d pending", s.Failed, s.Pending)
+	if s.Away > 0 {
+		fmt.Fprintf(d.g.Out, " (%d not in its nest)", s.Away)
+	}
+	fmt.Fprintf(d.g.Out, " in %.1f s; a certificate took %d ms (p50), %d ms (p99)\n", s.Seconds, s.IssueMS.P50, s.IssueMS.P99)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"hallmark/hsm/hsmtest"
 	"hallmark/internal/fault"
 	"hallmark/station"
 	"hallmark/station/stationtest"
@@ -212,5 +214,75 @@ func TestStationRun_SIGTERMFinishesTheUnitsInTheNests(t *testing.T) {
 	io.Copy(io.Discard, out)
 	if err := cmd.Wait(); err != nil || last.State != "summary" || last.Committed != 1 {
 		t.Errorf("%+v, %v", last, err)
+	}
+}
+
+func TestStationEnrol_ATokensKeyNeedsNoModuleInItsURI(t *testing.T) {
+	token := hsmtest.SoftHSM(t)
+	s := stationtest.New(t)
+	for name, flag := range map[string][]string{"environment": nil, "flag": {"--module", token.Module}} {
+		if flag == nil {
+			t.Setenv("HALLMARK_PKCS11_MODULE", token.Module)
+		} else {
+			t.Setenv("HALLMARK_PKCS11_MODULE", "")
+		}
+		dir := filepath.Join(t.TempDir(), "st-1")
+		// As docs/station.md has it.
+		uri := "pkcs11:token=" + token.Label + ";object=station-" + name + "?pin-source=file:" + token.PINFile
+		_, errOut, err := stationCLI(false, strings.NewReader(s.Code()+"\n"), append([]string{"enrol", "--server", stationtest.URL(s.Enrolment), "--code", "-", "--station", "st-1", "--dir", dir, "--key", uri}, flag...)...)
+		if err != nil || strings.Contains(errOut, "can be copied") {
+			t.Fatalf("%s: enrol: %v\n%s", name, err, errOut)
+		}
+		if out, _, err := stationCLI(false, nil, append([]string{"run", "--dir", dir, "--order", "O-1", "--adapter", "simulate:" + t.TempDir(), "--count", "1"}, flag...)...); err != nil || !strings.Contains(out, "GREEN: 1 committed") {
+			t.Errorf("%s: run: %v\n%s", name, err, out)
+		}
+		if _, _, err := stationCLI(false, nil, append([]string{"renew", "--dir", dir}, flag...)...); err != nil {
+			t.Errorf("%s: renew: %v", name, err)
+		}
+	}
+}
+
+func TestStationAbandon_GivesAScrappedUnitUp(t *testing.T) {
+	s := stationtest.New(t)
+	dir, devices := enrolledStation(t, s), t.TempDir()
+	run := func(unit, options string) (string, error) {
+		out, _, err := stationCLI(false, strings.NewReader(unit+"\n"), "run", "--dir", dir, "--order", "O-1", "--adapter", "simulate:"+devices+options, "--serials", "-", "--patience", "1ms")
+		return out, err
+	}
+	// Two units that the service did not answer for; one of their boards is scrapped.
+	s.Intercept = func(w http.ResponseWriter, op string, _ int) bool {
+		if op == "issue" {
+			stationtest.Problem(w, http.StatusServiceUnavailable, "store-unavailable", "Try again.")
+		}
+		return op == "issue"
+	}
+	for _, unit := range []string{"SN-1", "SN-2"} {
+		if out, err := run(unit, ""); fault.From(err).Code != station.ErrUnits.Code || !strings.Contains(out, "PENDING  "+unit) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	s.Intercept = nil
+	out, err := run("SN-3", "?fail=absent&only=SN-1")
+	for _, want := range []string{"PENDING  SN-1", "hallmark station abandon", "ok       SN-2", "ok       SN-3", "YELLOW: 2 committed, 0 failed, 1 pending (1 not in its nest)"} {
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("%q is missing, %v\n%s", want, err, out)
+		}
+	}
+	if out, _, err := stationCLI(false, nil, "status", "--dir", dir); err != nil || !strings.Contains(out, "hallmark station abandon") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+	if _, _, err := stationCLI(false, nil, "abandon", "SN-2", "--dir", dir); fault.From(err).Code != station.ErrNotOpen.Code {
+		t.Errorf("a unit that is finished: %v", err)
+	}
+	out, _, err = stationCLI(true, nil, "abandon", "sn-1", "--dir", dir, "--operator", "ann", "--note", "cracked in the fixture")
+	var v struct{ Unit, Order, Job, State, Operator, Note string }
+	if uerr := json.Unmarshal([]byte(out), &v); err != nil || uerr != nil || v.Unit != "SN-1" || v.Order != "O-1" || v.State != "requested" || v.Operator != "ann" || v.Note != "cracked in the fixture" {
+		t.Errorf("%v %v %s", err, uerr, out)
+	}
+	if out, err := run("SN-3", ""); err != nil || !strings.Contains(out, "GREEN: 1 committed (1 were before), 0 failed, 0 pending in") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, ok := s.Units()["sn-1"]; ok {
+		t.Error("the service was asked for the unit")
 	}
 }

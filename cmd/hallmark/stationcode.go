@@ -24,6 +24,9 @@ func newStationCodeCreateCmd(g *globals) *cobra.Command {
 	var r adminapi.StationCodeRequest
 	c := &cobra.Command{
 		Use: "create", Short: "Make a code for one station; good for an hour, shown once", Args: cobra.NoArgs,
+		Long: `Make a code for one station. For a new computer under the name of a dead one, revoke
+the station first, unless all its certificates have expired; its old key is never
+taken again.`,
 		Example: "  hallmark station-code create --station st-1 --site shenzhen-2",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			api, err := g.admin(cmd.Context())

@@ -30,16 +30,12 @@ func (s *Server) trustedRoots(tenant string) (out []trust.Root) {
 // shownTo is what devices of a tenant have to accept: what the doors show, and what the
 // authorities issue that are declared, each of which may be the next to issue.
 func (s *Server) shownTo(_ context.Context, tenant string) (out []trust.Shown, err error) {
-	if d := s.tls.Load(); d != nil && d.ready {
-		v := trust.Shown{What: "the certificate of the doors", Server: true}
-		for _, der := range d.cert.Certificate {
-			c, err := x509.ParseCertificate(der)
-			if err != nil {
-				return nil, err
-			}
-			v.Chain = append(v.Chain, c)
-		}
-		out = append(out, v)
+	doors, err := s.shownByDoors()
+	if err != nil {
+		return nil, err
+	}
+	if len(doors.Chain) > 0 {
+		out = append(out, doors)
 	}
 	var names []string
 	for _, d := range s.ca.Servings() {
@@ -58,8 +54,26 @@ func (s *Server) shownTo(_ context.Context, tenant string) (out []trust.Shown, e
 	return out, nil
 }
 
-// bundle is which roots a new device is told to trust: those of its tenant and of the
-// doors', and of them those that a rollover did not take from the others.
+// shownByDoors is the chain of the doors; it is empty while no authority certifies them.
+func (s *Server) shownByDoors() (v trust.Shown, err error) {
+	v = trust.Shown{What: "the certificate of the doors", Server: true}
+	d := s.tls.Load()
+	if d == nil || !d.ready {
+		return v, nil
+	}
+	for _, der := range d.cert.Certificate {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return v, err
+		}
+		v.Chain = append(v.Chain, c)
+	}
+	return v, nil
+}
+
+// bundle is which roots a new device or station is told to trust: those of its tenant
+// and of the doors', and of them those that a rollover did not take from the others.
+// Whatever the doors are under stays: who does not accept them cannot come again.
 func (s *Server) bundle(ctx context.Context, tenant string, all []*x509.Certificate) (out []*x509.Certificate, err error) {
 	near := slices.Compact([]string{tenant, access.DefaultTenant})
 	var known []trust.Root
@@ -71,15 +85,43 @@ func (s *Server) bundle(ctx context.Context, tenant string, all []*x509.Certific
 			out = append(out, c)
 		}
 	}
-	if s.trust == nil {
-		return out, nil
-	}
 	for _, t := range near {
+		if s.trust == nil {
+			break
+		}
 		if out, err = s.trust.Bundled(ctx, t, out); err != nil {
 			return nil, err
 		}
 	}
+	doors, err := s.shownByDoors()
+	if err != nil || len(doors.Chain) == 0 || doors.Accepted(out, s.now()) {
+		return out, err
+	}
+	for _, c := range all {
+		if doors.Accepted([]*x509.Certificate{c}, s.now()) {
+			out = append(out, c)
+		}
+	}
 	return out, nil
+}
+
+// stationRoot is the root by which a station of a tenant knows the doors before it tells
+// its code to anybody (S14): one that it is told to trust.
+func (s *Server) stationRoot(ctx context.Context, tenant string) (*x509.Certificate, error) {
+	doors, err := s.shownByDoors()
+	if err != nil {
+		return nil, err
+	}
+	told, err := s.bundle(ctx, tenant, s.ca.Roots())
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range told {
+		if doors.Accepted([]*x509.Certificate{c}, s.now()) {
+			return c, nil
+		}
+	}
+	return nil, errNoRoot.New("")
 }
 
 // keepRollovers makes the campaigns of root rollovers that were approved, until ctx ends.

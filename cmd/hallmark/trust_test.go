@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"slices"
 	"testing"
@@ -64,6 +65,16 @@ func TestBundle_ADeviceTrustsItsTenantsRootsAndTheDoors(t *testing.T) {
 	is("a", doors, next)
 	is("b", doors, stranger)
 	is(access.DefaultTenant, doors)
+	// Who is told no root of the doors cannot come: it stays, whatever a rollover took.
+	gone = trust.Rollover{Tenant: access.DefaultTenant, Name: "r", OldRoot: fleet.RootID(doors.Raw), NewRoot: "x", Phase: trust.Over}
+	s.trust = trust.New(trust.Config{Store: rollovers{list: []trust.Rollover{gone}}})
+	is("b", stranger)
+	s.now = time.Now
+	s.tls.Store(&doorCertificate{cert: &tls.Certificate{Certificate: [][]byte{f.Infra.Raw}}, ready: true})
+	is("b", doors, stranger)
+	if root, err := s.stationRoot(t.Context(), "b"); err != nil || !root.Equal(doors) {
+		t.Errorf("a station of b knows the doors by %v: %v", root, err)
+	}
 }
 
 // TestRollover_NoAuthorityGoesBackUnderARootThatDevicesDoNotTrustAnyMore, until a later
