@@ -312,8 +312,9 @@ func (tx *txn) bindKey(c *ca.Claim, h *held) error {
 	// The same holder may use its key under another profile, but never again
 	// under the same one: that certificate was replaced or revoked.
 	var slot string
-	err = tx.queryRow(`SELECT slot FROM reservations WHERE tenant = $1 AND holder = $2 AND profile = $3 AND spki = $4 LIMIT 1`, c.Tenant, folded, c.Profile, c.SPKI[:]).Scan(&slot)
-	if err == nil && h == nil && slot == c.Slot {
+	var id int64
+	err = tx.queryRow(`SELECT slot, id FROM reservations WHERE tenant = $1 AND holder = $2 AND profile = $3 AND spki = $4 ORDER BY id DESC LIMIT 1`, c.Tenant, folded, c.Profile, c.SPKI[:]).Scan(&slot, &id)
+	if err == nil && slot == c.Slot && (h == nil || id > h.id) {
 		return errStale // another node reserved it since we looked
 	}
 	if err == nil {

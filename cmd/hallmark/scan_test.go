@@ -143,7 +143,7 @@ func TestA61_AScanOfEveryDoorIsSoundAndTheSameAfterAReload(t *testing.T) {
 		case "factory":
 			asks, bare = true, "no connection"
 		case "enrol":
-			bare = "404 Not Found"
+			bare = "405 Method Not Allowed"
 		}
 		if got.Asks != asks || got.Bare != bare {
 			t.Errorf("%s: asks for a certificate %v, without one %s", door, got.Asks, got.Bare)
@@ -283,7 +283,7 @@ func TestA62_HeadersSpeakForNobody(t *testing.T) {
 		client *http.Client
 		status int // 0: no connection
 	}{
-		{"people", s.client(nil, 1), 401}, {"device", s.client(nil, 1), 401}, {"factory", s.client(nil, 1), 0}, {"enrol", s.client(nil, 1), 404},
+		{"people", s.client(nil, 1), 401}, {"device", s.client(nil, 1), 401}, {"factory", s.client(nil, 1), 0}, {"enrol", s.client(nil, 1), 405},
 		{"device", s.client(&station, 1), 403}, {"factory", s.client(&device, 1), 0}, {"factory", s.client(&station, 1), 200},
 	} {
 		q, err := http.NewRequest("GET", "https://"+s.door(c.door)+doorPath[c.door], nil)

@@ -39,6 +39,7 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		{"A new key before installation replaces, after it is rework S9", rekey},
 		{"A unit that booted is installed, and a new key is rework S9 S11", booted},
 		{"A new key and an installation of one unit do not both win S10", installRace},
+		{"Two who replace a key by the same one get one reservation S9", rekeyRace},
 		{"One key never has two holders A15", oneKey},
 		{"Names that differ in case are one identity A51", caseFold},
 		{"A revoked requester gets nothing, also inside the batch S19", requester},
@@ -73,6 +74,10 @@ func Test(t *testing.T, open func(t *testing.T) Open, two bool) {
 		t.Run("Of two services one gives a new key or the other installs a unit S10", func(t *testing.T) {
 			o := open(t)
 			installRaceOn(t, o(t), o(t))
+		})
+		t.Run("Two services that replace a key by the same one make one reservation S9", func(t *testing.T) {
+			o := open(t)
+			rekeyRaceOn(t, o(t), o(t))
 		})
 	}
 }
@@ -386,6 +391,31 @@ func installRaceOn(t *testing.T, dbs ...*store.DB) {
 		}
 	}
 	t.Logf("%d installed, %d replaced", won[0], won[1])
+}
+
+func rekeyRace(t *testing.T, open Open) { rekeyRaceOn(t, open(t)) }
+
+// rekeyRaceOn has two ask for the same new key of a unit, again and again: what one
+// reserves while the other looks is theirs both, and no key that was there before.
+func rekeyRaceOn(t *testing.T, dbs ...*store.DB) {
+	const rounds = 60
+	order(t, dbs[0], "o", rounds)
+	for n := range rounds {
+		unit := fmt.Sprintf("U%d", n)
+		r, _, err := dbs[0].Ledger().Reserve(t.Context(), claim(t, "o", rounds, unit, "k"+unit))
+		must(t, err)
+		_, err = dbs[0].Ledger().Record(t.Context(), r, []byte("der "+unit))
+		must(t, err)
+		claims := []ca.Claim{claim(t, "o", rounds, unit, "next"+unit), claim(t, "o", rounds, unit, "next"+unit)}
+		got := make([]ca.Reservation, len(claims))
+		errs := make([]error, len(claims))
+		parallel(len(claims), func(i int) {
+			got[i], _, errs[i] = dbs[i%len(dbs)].Ledger().Reserve(context.Background(), claims[i])
+		})
+		if errs[0] != nil || errs[1] != nil || got[0].ID != got[1].ID {
+			t.Errorf("%s: reservations %d and %d, %v, %v", unit, got[0].ID, got[1].ID, errs[0], errs[1])
+		}
+	}
 }
 
 func oneKey(t *testing.T, open Open) {
