@@ -28,7 +28,7 @@ func campaignSpec(r *adminapi.CampaignRequest) (campaign.Spec, error) {
 	// The rate, the windows and the thresholds are those of jobs.
 	as := adminapi.JobRequest{Rollout: r.Rollout, Schedule: adminapi.JobSchedule{Start: r.Schedule.Start, End: r.Schedule.End, Windows: r.Schedule.Windows}}
 	for _, a := range r.Abort {
-		as.Abort = append(as.Abort, adminapi.JobAbort{Failure: a.Failure, Percent: a.Percent, MinExecuted: a.MinExecuted})
+		as.Abort = append(as.Abort, adminapi.JobAbort(a))
 	}
 	j, err := jobSpec(&as)
 	if err != nil {

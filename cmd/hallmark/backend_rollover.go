@@ -26,7 +26,6 @@ type rollover struct {
 	last    ca.LastEnd
 	orphans []ca.Serving
 	checks  []rolloverCheck
-	waits   string
 	now     time.Time
 }
 

@@ -85,7 +85,7 @@ func (f *campaignFlags) request(id string) (r adminapi.CampaignRequest, err erro
 	}
 	f.r.Schedule.Windows = as.Schedule.Windows
 	for _, a := range as.Abort {
-		f.r.Abort = append(f.r.Abort, adminapi.CampaignAbort{Failure: a.Failure, Percent: a.Percent, MinExecuted: a.MinExecuted})
+		f.r.Abort = append(f.r.Abort, adminapi.CampaignAbort(a))
 	}
 	for _, text := range f.stages {
 		parts := strings.Split(text, ":")

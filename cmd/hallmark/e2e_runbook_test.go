@@ -79,11 +79,10 @@ func TestRunbooks(t *testing.T) {
 // runbookSite is a site whose device authority has its key in two tokens.
 type runbookSite struct {
 	*logSite
-	texts   map[string]string
-	a, b    *hsmtest.Remote // the tokens of device-1
-	c, d    hsmtest.Token   // the new ones
-	control string          // where the shell's commands come in
-	began   time.Time
+	texts map[string]string
+	a, b  *hsmtest.Remote // the tokens of device-1
+	c, d  hsmtest.Token   // the new ones
+	began time.Time
 
 	mu    sync.Mutex
 	calls []runbookCall
