@@ -862,6 +862,21 @@ func TestInstallRootList_AdvancesAndDistrusts(t *testing.T) {
 	want(t, install(b.rootList(6, now, now.AddDate(0, 3, 0), b.Infra.SerialNumber)), nil)
 }
 
+// A revocation that is on its way to its list is no damage; one that never came there is.
+func TestFsck_WaitsForAListThatIsBeingMade(t *testing.T) {
+	b := newBench(t)
+	_, s := b.device("SN-1")
+	_, err := b.svc.Revoke(t.Context(), officer, crl.Withdrawal{Authority: catest.Device, Serial: s, Reason: crl.Superseded})
+	want(t, err, nil)
+	if found := strings.Join(b.fsck(), "\n"); strings.Contains(found, "crl-revoked-listed") {
+		t.Errorf("at once: %s", found)
+	}
+	b.clock.move(time.Minute)
+	if found := strings.Join(b.fsck(), "\n"); !strings.Contains(found, "crl-revoked-listed") {
+		t.Errorf("a minute later: %q", found)
+	}
+}
+
 // Clarifications, shortcut 6: what somebody changes, fsck names.
 func TestFsck_NamesEachKindOfDamage(t *testing.T) {
 	for _, c := range []struct{ check, query string }{

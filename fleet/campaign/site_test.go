@@ -24,6 +24,8 @@ import (
 	"hallmark/store/storetest"
 )
 
+func TestMain(m *testing.M) { storetest.Main(m) }
+
 var main = access.Scope{Tenant: "main"}
 
 var errNobody = fault.Define(fault.NotFound, "test-nobody", "Nobody.", "Nothing.")

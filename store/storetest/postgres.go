@@ -35,11 +35,13 @@ var (
 	running cluster
 	serial  int
 	mu      sync.Mutex
+	stops   bool // Main is there to stop the cluster
 )
 
 // Main runs a package's tests and stops the PostgreSQL that they started. Call
 // it from TestMain.
 func Main(m *testing.M) {
+	stops = true
 	code := m.Run()
 	if running.cmd != nil {
 		running.cmd.Process.Signal(syscall.SIGINT) // fast shutdown
@@ -53,6 +55,9 @@ func Main(m *testing.M) {
 // test process uses. The package's TestMain must be [Main].
 func Postgres(t testing.TB) string {
 	t.Helper()
+	if !stops {
+		t.Fatal("the package's TestMain is not storetest.Main: the PostgreSQL would outlive its tests")
+	}
 	once.Do(start)
 	if running.err != nil {
 		if os.Getenv("CI") == "true" || os.Getenv("HALLMARK_CI") == "1" {
