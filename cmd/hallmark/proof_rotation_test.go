@@ -307,7 +307,12 @@ func TestA50_FiveThousandRotateWhileTheyPublish(t *testing.T) {
 		turns <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turns }()
-			r, err := api.GetCertificateWithResponse(ctx, fmt.Sprintf("%040x", d.Certificate.Leaf.SerialNumber))
+			leaf, err := x509.ParseCertificate(d.Certificate.Certificate[0])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r, err := api.GetCertificateWithResponse(ctx, fmt.Sprintf("%040x", leaf.SerialNumber))
 			if err == nil && r.JSON200 != nil && r.JSON200.Status == "revoked" {
 				retired.Add(1)
 			}
